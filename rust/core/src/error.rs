@@ -1,0 +1,90 @@
+//! The one error type of the core: every message names the adapter, the tensor or option, and the file.
+
+use std::path::PathBuf;
+
+/// What can go wrong; the Python boundary maps each variant to one exception class.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A name that no live adapter has.
+    #[error("no adapter named {name:?}; loaded: {}", list(.known))]
+    AdapterNotFound {
+        /// The name that was asked for.
+        name: String,
+        /// The names that exist.
+        known: Vec<String>,
+    },
+    /// An adapter whose name, config or tensors are malformed or do not fit the model.
+    #[error("adapter {adapter:?}: {}{reason} (file: {file})", tensor.as_ref().map(|t| format!("tensor {t}: ")).unwrap_or_default())]
+    AdapterFormat {
+        /// The adapter's name.
+        adapter: String,
+        /// The tensor at fault, where there is one.
+        tensor: Option<String>,
+        /// The file, or `<memory>`.
+        file: String,
+        /// What is wrong and what was expected.
+        reason: String,
+    },
+    /// A well-formed adapter that uses a PEFT option which is not supported.
+    #[error("adapter {adapter:?}: PEFT option {option} is not supported: {reason} (file: {file})")]
+    AdapterUnsupported {
+        /// The adapter's name.
+        adapter: String,
+        /// The option, as PEFT spells it, with its value.
+        option: String,
+        /// The file, or `<memory>`.
+        file: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// An operation that a name or a running request forbids.
+    #[error("adapter {adapter:?} is in use: {reason}")]
+    AdapterInUse {
+        /// The adapter's name.
+        adapter: String,
+        /// By what, and what to do.
+        reason: String,
+    },
+    /// No room in the slots or the rank rows.
+    #[error("adapter {adapter:?} does not fit: needs {needed} {what}, free {free} of {total} (largest run {largest_run}), pinned {pinned}; unload an adapter or raise {setting}")]
+    Capacity {
+        /// The adapter's name.
+        adapter: String,
+        /// `slots` or `rank rows`.
+        what: &'static str,
+        /// The amount needed.
+        needed: usize,
+        /// The amount free.
+        free: usize,
+        /// The largest free contiguous run.
+        largest_run: usize,
+        /// The amount there is in all.
+        total: usize,
+        /// The amount held by pinned adapters.
+        pinned: usize,
+        /// The `MeteoraConfig` field that sets the total.
+        setting: &'static str,
+    },
+    /// A route that can't be followed.
+    #[error("route: {0}")]
+    Route(String),
+    /// An I/O error, with its path.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+/// The core's result.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,10 @@
+//! meteora-core: serve many LoRA adapters on one model, the model choosing for each token and layer.
+//!
+//! No Python, no CUDA, no torch. See `ARCHITECTURE.md` for the map.
+
+pub mod dtype;
+pub mod error;
+pub mod layout;
+
+pub use dtype::DType;
+pub use error::{Error, Result};
