@@ -46,7 +46,7 @@ pub enum Error {
         reason: String,
     },
     /// No room in the slots or the rank rows.
-    #[error("adapter {adapter:?} does not fit: needs {needed} {what}, free {free} of {total} (largest run {largest_run}), pinned {pinned}; unload an adapter or raise {setting}")]
+    #[error("adapter {adapter:?} does not fit: needs {needed} {what}, free {free} of {total} (largest run {largest_run}), pinned {pinned}{}; unload an adapter or raise {setting}", until_requests_end(.held))]
     Capacity {
         /// The adapter's name.
         adapter: String,
@@ -62,6 +62,8 @@ pub enum Error {
         total: usize,
         /// The amount held by pinned adapters.
         pinned: usize,
+        /// The amount that only running requests hold: free again when they end.
+        held: usize,
         /// The `MeteoraConfig` field that sets the total.
         setting: &'static str,
     },
@@ -83,6 +85,13 @@ fn list(names: &[String]) -> String {
         "none".to_owned()
     } else {
         names.join(", ")
+    }
+}
+
+fn until_requests_end(held: &usize) -> String {
+    match held {
+        0 => String::new(),
+        held => format!(", held {held} until running requests end"),
     }
 }
 

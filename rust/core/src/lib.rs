@@ -5,6 +5,10 @@
 pub mod dtype;
 pub mod error;
 pub mod layout;
+pub mod registry;
+pub mod route;
+pub mod rows;
+pub mod snapshot;
 
 pub use dtype::DType;
 pub use error::{Error, Result};

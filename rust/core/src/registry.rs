@@ -1,0 +1,223 @@
+//! The adapters that are live, and the only way to change them.
+//!
+//! A change has three steps: [`Registry::reserve`] a slot and rows that nobody reads, write them, and
+//! [`Registry::publish`]. Writers take turns at one lock, held for bookkeeping only, never while an adapter is
+//! parsed or written; readers take the published [`Snapshot`] and never meet that lock.
+
+mod record;
+mod reservation;
+mod space;
+mod stats;
+mod writer;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use record::{AdapterId, AdapterInfo, AdapterRecord, GateKind};
+pub use reservation::{Intent, Reservation};
+pub(crate) use space::{RowsLease, SlotLease};
+pub use stats::{RegistryStats, Usage};
+
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::rows::{Need, Rows};
+use crate::snapshot::{Entry, Published, Snapshot};
+use space::Pool;
+use writer::Writer;
+
+/// The sizes that are fixed when a model is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RegistryConfig {
+    /// Adapters that may be live at once; the base's slot comes after them.
+    pub max_adapters: usize,
+    /// Rank rows of the pools.
+    pub pool_rank: usize,
+    /// Bytes of the model's elements.
+    pub element_size: usize,
+}
+
+/// A handle on the registry of one model; clones share it.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+/// What all handles and reservations share. Lock order: `writer`, then the pool's or `published`'s.
+#[derive(Debug)]
+struct Shared {
+    config: RegistryConfig,
+    pool: Arc<Pool>,
+    published: Published,
+    writer: Mutex<Writer>,
+}
+
+impl Registry {
+    /// A registry without adapters.
+    pub fn new(config: RegistryConfig) -> Registry {
+        let first = Arc::new(Snapshot::new(0, vec![None; config.max_adapters], false));
+        let rows = Rows::new(config.pool_rank, config.element_size);
+        let shared = Shared {
+            config,
+            pool: Pool::new(config.max_adapters, rows),
+            writer: Mutex::new(Writer::new(&first)),
+            published: Published::new(first),
+        };
+        Registry {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> RegistryConfig {
+        self.shared.config
+    }
+
+    /// What an adapter of this largest rank and element type needs here.
+    pub fn need(&self, max_rank: usize, dtype: DType) -> Need {
+        Need::new(max_rank, dtype, self.shared.config.element_size)
+    }
+
+    /// The live adapters now. Hold it for as long as a request runs: what it names is not rewritten until then.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.published.load()
+    }
+
+    /// Reserves a slot and rows for an adapter, to be written and then given to [`Registry::publish`].
+    ///
+    /// A reload gets a fresh place if there is one, else its old one ([`Reservation::in_place`]), if no request
+    /// reads that: it is then out of the published snapshot until the reservation is published, or dropped.
+    ///
+    /// Errors: [`Error::AdapterInUse`] (a load of a live name, or another change of the name is under way),
+    /// [`Error::AdapterNotFound`] (a reload of an unknown name), [`Error::Capacity`].
+    pub fn reserve(&self, name: &str, need: Need, intent: Intent) -> Result<Reservation> {
+        reservation::reserve(&self.shared, name, need, intent)
+    }
+
+    /// Makes a written reservation live, in one step. It can't fail: all checks came before the writing.
+    pub fn publish(&self, reservation: Reservation, info: AdapterInfo) -> AdapterRecord {
+        debug_assert!(
+            Arc::ptr_eq(&self.shared, reservation.shared()),
+            "a reservation of another registry"
+        );
+        reservation.publish(info)
+    }
+
+    /// Takes an adapter out of the published snapshot. Its slot and rows are free when its last reader is gone.
+    ///
+    /// Errors: [`Error::AdapterNotFound`]; [`Error::AdapterInUse`] if it is pinned or being changed.
+    pub fn unload(&self, name: &str) -> Result<()> {
+        let mut writer = self.shared.lock();
+        let entry = self.shared.settled(&writer, name)?;
+        if writer.pinned.contains(&entry.id) {
+            let reason = "it is pinned; unpin it before unloading it".to_owned();
+            return Err(Error::AdapterInUse {
+                adapter: name.to_owned(),
+                reason,
+            });
+        }
+        self.shared
+            .change(&mut writer, |entries| entries[entry.slot()] = None);
+        Ok(())
+    }
+
+    /// Pins an adapter, or unpins it: a pinned one is never evicted, nor unloaded. A reload keeps the pin.
+    ///
+    /// Errors: [`Error::AdapterNotFound`]; [`Error::AdapterInUse`] while it is being changed.
+    pub fn pin(&self, name: &str, pinned: bool) -> Result<()> {
+        let mut writer = self.shared.lock();
+        let id = self.shared.settled(&writer, name)?.id;
+        if pinned {
+            writer.pinned.insert(id);
+        } else {
+            writer.pinned.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Publishes an adapter's gate as `gate`, and whether the gates may choose it. The gate rows themselves are
+    /// the caller's to write, where no reader can be disturbed: see [`Registry::readers`].
+    ///
+    /// Errors: [`Error::AdapterNotFound`]; [`Error::AdapterInUse`] while it is being changed.
+    pub fn set_gate(&self, name: &str, gate: GateKind, routable: bool) -> Result<AdapterRecord> {
+        let mut writer = self.shared.lock();
+        let old = self.shared.settled(&writer, name)?;
+        let entry = Arc::new(Entry {
+            name: Arc::clone(&old.name),
+            id: old.id,
+            generation: writer.next_generation(),
+            info: AdapterInfo {
+                gate,
+                routable,
+                ..old.info.clone()
+            },
+            slot: Arc::clone(&old.slot),
+            rows: Arc::clone(&old.rows),
+        });
+        let record = writer.record(&entry);
+        self.shared.change(&mut writer, |entries| {
+            entries[entry.slot()] = Some(Arc::clone(&entry))
+        });
+        Ok(record)
+    }
+
+    /// Publishes whether the gates may choose the base, as a class of its own in the last slot.
+    pub fn set_base_routable(&self, routable: bool) {
+        let mut writer = self.shared.lock();
+        let entries = self.shared.published.load().by_slot().to_vec();
+        self.shared.replace(&mut writer, entries, routable);
+    }
+
+    /// The live adapters, in slot order.
+    pub fn records(&self) -> Vec<AdapterRecord> {
+        let writer = self.shared.lock();
+        let snapshot = self.shared.published.load();
+        snapshot.entries().map(|entry| writer.record(entry)).collect()
+    }
+
+    /// How many handles on snapshots, published or older, are held outside the registry. Gate rows that a
+    /// snapshot names may be written in place only when there is none.
+    pub fn readers(&self) -> usize {
+        self.shared.lock().readers()
+    }
+
+    /// Slots, rank rows and pages: in use, held and free.
+    pub fn stats(&self) -> RegistryStats {
+        let writer = self.shared.lock();
+        self.shared.stats(&writer)
+    }
+}
+
+impl Shared {
+    /// The writer's turn. What a panic could leave is no more than a reservation that was never made, so a
+    /// poisoned lock is still good.
+    fn lock(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The live adapter of this name, which no reservation is about to change.
+    fn settled(&self, writer: &Writer, name: &str) -> Result<Arc<Entry>> {
+        // An adapter whose reload took its own place over is in no snapshot, but not unknown either; one that
+        // is being loaded for the first time doesn't exist yet.
+        if writer
+            .pending
+            .get(name)
+            .is_some_and(|pending| pending.intent == Intent::Reload)
+        {
+            return Err(writer::busy(name));
+        }
+        self.published.load().find(name).cloned()
+    }
+
+    /// Publishes the live entries after `edit`.
+    fn change(&self, writer: &mut Writer, edit: impl FnOnce(&mut Vec<Option<Arc<Entry>>>)) {
+        let current = self.published.load();
+        let mut entries = current.by_slot().to_vec();
+        edit(&mut entries);
+        self.replace(writer, entries, current.base_routable());
+    }
+
+    fn replace(&self, writer: &mut Writer, entries: Vec<Option<Arc<Entry>>>, base_routable: bool) {
+        let next = Arc::new(Snapshot::new(writer.next_version(), entries, base_routable));
+        writer.track(&next);
+        drop(self.published.swap(next));
+    }
+}

@@ -1,0 +1,90 @@
+//! What only writers see, behind the registry's lock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+
+use super::{AdapterId, AdapterRecord, Intent};
+use crate::error::Error;
+use crate::snapshot::{Entry, Snapshot};
+
+/// Counters, pins, the changes under way and the snapshots that may have readers.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    version: u64,
+    generation: u64,
+    id: u64,
+    pub(crate) pinned: BTreeSet<AdapterId>,
+    pub(crate) pending: BTreeMap<String, Pending>,
+    snapshots: Vec<Weak<Snapshot>>,
+}
+
+/// A reservation that is neither published nor dropped.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pending {
+    pub(crate) intent: Intent,
+    /// Rank rows charged to it, those of the generation it took the place of included.
+    pub(crate) rank_rows: usize,
+    /// Whether it took the place of a generation that is pinned.
+    pub(crate) pinned: bool,
+}
+
+impl Writer {
+    pub(crate) fn new(first: &Arc<Snapshot>) -> Writer {
+        Writer {
+            version: first.version(),
+            generation: 0,
+            id: 0,
+            pinned: BTreeSet::new(),
+            pending: BTreeMap::new(),
+            snapshots: vec![Arc::downgrade(first)],
+        }
+    }
+
+    pub(crate) fn next_version(&mut self) -> u64 {
+        self.version += 1;
+        self.version
+    }
+
+    pub(crate) fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
+    }
+
+    pub(crate) fn next_id(&mut self) -> AdapterId {
+        self.id += 1;
+        AdapterId(self.id)
+    }
+
+    /// Remembers a snapshot, and forgets those that are gone.
+    pub(crate) fn track(&mut self, snapshot: &Arc<Snapshot>) {
+        self.snapshots.retain(|snapshot| snapshot.strong_count() > 0);
+        self.snapshots.push(Arc::downgrade(snapshot));
+    }
+
+    /// Handles on snapshots, less the registry's own on the published one.
+    pub(crate) fn readers(&self) -> usize {
+        self.snapshots.iter().map(Weak::strong_count).sum::<usize>() - 1
+    }
+
+    pub(crate) fn record(&self, entry: &Entry) -> AdapterRecord {
+        AdapterRecord {
+            name: entry.name().to_owned(),
+            id: entry.id,
+            generation: entry.generation,
+            slot: entry.slot(),
+            page_start: entry.page_start(),
+            pages: entry.pages(),
+            rank_rows: entry.rows.cost,
+            pinned: self.pinned.contains(&entry.id),
+            info: entry.info.clone(),
+        }
+    }
+}
+
+/// The error of a name that a reservation is about to change.
+pub(crate) fn busy(name: &str) -> Error {
+    Error::AdapterInUse {
+        adapter: name.to_owned(),
+        reason: "another call is loading or reloading it; wait for that call to end".to_owned(),
+    }
+}

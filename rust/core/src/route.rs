@@ -1,0 +1,214 @@
+//! From a batch's routes to the records that kernels read.
+//!
+//! A batch has `n` routes, one for each row, or one alone for all. Kernels see tokens: token `t` of `T` follows
+//! the record `row_route[t * n / T]`. Rows are contiguous in the tokens and have equal lengths, so a batch whose
+//! rows were expanded, each repeated contiguously by beams or `num_return_sequences`, follows the same rule: see
+//! [`RoutePlan::tokens_match`]. Equal routes share a record; records are as [`crate::layout`] lays them out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::layout::{route_width, ROUTE_AUTO, ROUTE_FIXED};
+use crate::registry::GateKind;
+use crate::snapshot::{Entry, Snapshot};
+
+/// Which adapters a row's tokens may use.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Route {
+    /// The gates choose among the routable adapters, or among those of a list; and the base, if it is routable.
+    Auto {
+        /// The adapters that may be chosen; all, without a list.
+        only: Option<Vec<String>>,
+    },
+    /// One adapter, with weight 1.
+    Named(String),
+    /// Adapters with fixed weights, which are used as they are: they need not add up to 1.
+    Mix(Vec<(String, f64)>),
+    /// No adapter.
+    Base,
+}
+
+/// A batch's routes, resolved against the adapters of one snapshot.
+#[derive(Debug, Clone)]
+pub struct RoutePlan {
+    /// For each route, its record.
+    pub row_route: Vec<i32>,
+    /// The records, one after the other, each of `width` ints.
+    pub records: Vec<i32>,
+    /// Ints of a record.
+    pub width: usize,
+    /// Whether gates have to be evaluated.
+    pub any_auto: bool,
+    /// Whether no row can use any adapter.
+    pub all_base: bool,
+    /// The largest number of adapters in a fixed record.
+    pub max_fixed: usize,
+    /// What keeps the adapters in place while the plan is in use.
+    pub snapshot: Arc<Snapshot>,
+}
+
+/// Resolves `routes`, one for each row of a batch or one alone for all.
+///
+/// Errors: [`Error::AdapterNotFound`] for a name that the snapshot lacks; [`Error::Route`] for no routes at all,
+/// an empty list or mix, an adapter without a gate in `only`, one that is twice in a mix, and a weight that is
+/// negative or not finite. A weight of zero leaves its adapter out.
+pub fn plan(snapshot: Arc<Snapshot>, routes: &[Route]) -> Result<RoutePlan> {
+    if routes.is_empty() {
+        return Err(Error::Route(
+            "there are no routes; give one, or one for each row".to_owned(),
+        ));
+    }
+    let width = route_width(snapshot.slots());
+    let mut plan = RoutePlan {
+        row_route: Vec::with_capacity(routes.len()),
+        records: Vec::new(),
+        width,
+        any_auto: false,
+        all_base: true,
+        max_fixed: 0,
+        snapshot: Arc::clone(&snapshot),
+    };
+    let mut known: HashMap<Vec<i32>, i32> = HashMap::new();
+    for (row, route) in routes.iter().enumerate() {
+        let record = record(&snapshot, row, route)?;
+        let next = known.len() as i32;
+        let index = *known.entry(record).or_insert_with_key(|record| {
+            plan.admit(record);
+            next
+        });
+        plan.row_route.push(index);
+    }
+    Ok(plan)
+}
+
+impl RoutePlan {
+    /// Whether a batch of `rows` rows can follow the plan: one route holds for any batch; `n` routes hold for
+    /// `n` rows, and for `n` rows of which each was repeated contiguously, equally often.
+    pub fn tokens_match(&self, rows: usize) -> Result<()> {
+        let routes = self.row_route.len();
+        if rows % routes == 0 {
+            return Ok(());
+        }
+        Err(Error::Route(format!(
+            "{routes} routes don't fit a batch of {rows} rows; give one route, or one for each row (of a batch \
+             that beams or num_return_sequences expand: one for each row before that)"
+        )))
+    }
+
+    /// How many records there are.
+    pub fn record_count(&self) -> usize {
+        self.records.len() / self.width
+    }
+
+    /// The record that token `token` of `tokens` follows.
+    pub fn record_of(&self, token: usize, tokens: usize) -> &[i32] {
+        let index = self.row_route[token * self.row_route.len() / tokens] as usize;
+        &self.records[index * self.width..][..self.width]
+    }
+
+    fn admit(&mut self, record: &[i32]) {
+        if record[0] == ROUTE_AUTO {
+            self.any_auto = true;
+        } else {
+            self.max_fixed = self.max_fixed.max(record[1] as usize);
+        }
+        self.all_base &= record[..2] == [ROUTE_FIXED, 0];
+        self.records.extend_from_slice(record);
+    }
+}
+
+fn record(snapshot: &Snapshot, row: usize, route: &Route) -> Result<Vec<i32>> {
+    match route {
+        Route::Base => Ok(fixed(snapshot, Vec::new())),
+        Route::Named(name) => Ok(fixed(snapshot, vec![(snapshot.find(name)?.slot(), 1.0)])),
+        Route::Mix(weights) => Ok(fixed(snapshot, mix(snapshot, row, weights)?)),
+        Route::Auto { only: None } => Ok(auto(snapshot, snapshot.candidates())),
+        Route::Auto { only: Some(names) } => Ok(auto(snapshot, &listed(snapshot, row, names)?)),
+    }
+}
+
+/// The record of fixed weights; of the base, without any.
+fn fixed(snapshot: &Snapshot, mut weights: Vec<(usize, f32)>) -> Vec<i32> {
+    weights.sort_unstable_by_key(|&(slot, _)| slot);
+    let mut record = vec![0; route_width(snapshot.slots())];
+    record[..2].copy_from_slice(&[ROUTE_FIXED, weights.len() as i32]);
+    for (pair, (slot, weight)) in record[2..].chunks_exact_mut(2).zip(weights) {
+        pair.copy_from_slice(&[slot as i32, weight.to_bits() as i32]);
+    }
+    record
+}
+
+/// The record of a choice by gates; of the base, where there is no adapter to choose.
+fn auto(snapshot: &Snapshot, words: &[u32]) -> Vec<i32> {
+    let count: u32 = words.iter().map(|word| word.count_ones()).sum();
+    if count == u32::from(snapshot.base_routable()) {
+        return fixed(snapshot, Vec::new());
+    }
+    let mut record = vec![0; route_width(snapshot.slots())];
+    record[..2].copy_from_slice(&[ROUTE_AUTO, count as i32]);
+    for (to, &word) in record[2..].iter_mut().zip(words) {
+        *to = word as i32;
+    }
+    record
+}
+
+/// The weights of a mix that aren't zero, with their slots.
+fn mix(snapshot: &Snapshot, row: usize, weights: &[(String, f64)]) -> Result<Vec<(usize, f32)>> {
+    if weights.is_empty() {
+        return Err(Error::Route(format!(
+            "row {row}: the mix is empty; give weights, or use the base"
+        )));
+    }
+    let mut fixed: Vec<(usize, f32)> = Vec::with_capacity(weights.len());
+    for (name, weight) in weights {
+        let slot = snapshot.find(name)?.slot();
+        // Judged as the f32 that kernels get: what overflows there isn't finite.
+        let rounded = *weight as f32;
+        if !rounded.is_finite() || rounded < 0.0 {
+            let reason = "weights are finite and not negative";
+            return Err(Error::Route(format!(
+                "row {row}: adapter {name:?} has weight {weight}; {reason}"
+            )));
+        }
+        if fixed.iter().any(|&(other, _)| other == slot) {
+            return Err(Error::Route(format!(
+                "row {row}: adapter {name:?} is twice in the mix"
+            )));
+        }
+        fixed.push((slot, rounded));
+    }
+    fixed.retain(|&(_, weight)| weight != 0.0);
+    Ok(fixed)
+}
+
+/// The candidate bits of a list, the base's among them if it is routable.
+fn listed(snapshot: &Snapshot, row: usize, names: &[String]) -> Result<Vec<u32>> {
+    if names.is_empty() {
+        return Err(Error::Route(format!(
+            "row {row}: only=[] allows no adapter; list some, or use the base"
+        )));
+    }
+    let mut words = vec![0u32; snapshot.candidates().len()];
+    for name in names {
+        let entry = snapshot.find(name)?;
+        if !entry.is_routable() {
+            return Err(Error::Route(format!("row {row}: {}", not_routable(entry))));
+        }
+        words[entry.slot() / 32] |= 1 << (entry.slot() % 32);
+    }
+    if snapshot.base_routable() {
+        words[snapshot.base_slot() / 32] |= 1 << (snapshot.base_slot() % 32);
+    }
+    Ok(words)
+}
+
+fn not_routable(entry: &Entry) -> String {
+    let name = entry.name();
+    match entry.info().gate {
+        GateKind::None => format!(
+            "adapter {name:?} has no gate (gate=\"none\"), so Auto can't choose it; give it a gate, or route to it by name"
+        ),
+        _ => format!("adapter {name:?} is not routable, so Auto can't choose it; route to it by name"),
+    }
+}

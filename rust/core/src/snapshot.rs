@@ -1,0 +1,167 @@
+//! What a request holds: the adapters that were live when it began.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::error::{Error, Result};
+use crate::registry::{AdapterId, AdapterInfo, RowsLease, SlotLease};
+
+/// One generation of an adapter. Its slot and rows are free again when the last snapshot that holds it, and
+/// every later generation in the same place, are gone.
+#[derive(Debug)]
+pub struct Entry {
+    pub(crate) name: Arc<str>,
+    pub(crate) id: AdapterId,
+    pub(crate) generation: u64,
+    pub(crate) info: AdapterInfo,
+    pub(crate) slot: Arc<SlotLease>,
+    pub(crate) rows: Arc<RowsLease>,
+}
+
+impl Entry {
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The identity.
+    pub fn id(&self) -> AdapterId {
+        self.id
+    }
+
+    /// The generation.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The slot.
+    pub fn slot(&self) -> usize {
+        self.slot.index
+    }
+
+    /// First page of the run.
+    pub fn page_start(&self) -> usize {
+        self.rows.run.start
+    }
+
+    /// Pages of the run.
+    pub fn pages(&self) -> usize {
+        self.rows.run.len()
+    }
+
+    /// What the loader told.
+    pub fn info(&self) -> &AdapterInfo {
+        &self.info
+    }
+
+    /// Whether the gates may choose it.
+    pub fn is_routable(&self) -> bool {
+        self.info.is_routable()
+    }
+}
+
+/// The live adapters at one moment. It never changes; what it names is not rewritten while it is held.
+#[derive(Debug)]
+pub struct Snapshot {
+    version: u64,
+    entries: Vec<Option<Arc<Entry>>>,
+    names: BTreeMap<Arc<str>, usize>,
+    base_routable: bool,
+    candidates: Vec<u32>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(version: u64, entries: Vec<Option<Arc<Entry>>>, base_routable: bool) -> Snapshot {
+        let mut names = BTreeMap::new();
+        let mut candidates = vec![0u32; (entries.len() + 1).div_ceil(32)];
+        for (slot, entry) in entries.iter().enumerate() {
+            let Some(entry) = entry else { continue };
+            names.insert(Arc::clone(&entry.name), slot);
+            if entry.is_routable() {
+                candidates[slot / 32] |= 1 << (slot % 32);
+            }
+        }
+        if base_routable {
+            candidates[entries.len() / 32] |= 1 << (entries.len() % 32);
+        }
+        Snapshot {
+            version,
+            entries,
+            names,
+            base_routable,
+            candidates,
+        }
+    }
+
+    /// Grows with each change of the registry: equal versions of one registry are equal snapshots.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Slots, the base's included.
+    pub fn slots(&self) -> usize {
+        self.entries.len() + 1
+    }
+
+    /// The slot of the base as a class of its own: the last.
+    pub fn base_slot(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether the gates may choose the base.
+    pub fn base_routable(&self) -> bool {
+        self.base_routable
+    }
+
+    /// The adapter with this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Entry>> {
+        self.names.get(name).and_then(|&slot| self.at(slot))
+    }
+
+    /// The adapter with this name, or the error that lists those there are.
+    pub fn find(&self, name: &str) -> Result<&Arc<Entry>> {
+        self.get(name).ok_or_else(|| Error::AdapterNotFound {
+            name: name.to_owned(),
+            known: self.names.keys().map(|name| name.to_string()).collect(),
+        })
+    }
+
+    /// The adapter in this slot.
+    pub fn at(&self, slot: usize) -> Option<&Arc<Entry>> {
+        self.entries.get(slot)?.as_ref()
+    }
+
+    /// The adapters, in slot order.
+    pub fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.iter().flatten()
+    }
+
+    /// What the gates may choose among: bit `s % 32` of word `s / 32` for each slot `s`, the base's included.
+    pub fn candidates(&self) -> &[u32] {
+        &self.candidates
+    }
+
+    pub(crate) fn by_slot(&self) -> &[Option<Arc<Entry>>] {
+        &self.entries
+    }
+}
+
+/// The snapshot that new requests get. The lock is held for one pointer at a time, so a reader waits neither
+/// for a loader nor for a snapshot to be dropped.
+#[derive(Debug)]
+pub(crate) struct Published(RwLock<Arc<Snapshot>>);
+
+impl Published {
+    pub(crate) fn new(first: Arc<Snapshot>) -> Published {
+        Published(RwLock::new(first))
+    }
+
+    pub(crate) fn load(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Publishes `next` and returns what was published.
+    pub(crate) fn swap(&self, next: Arc<Snapshot>) -> Arc<Snapshot> {
+        std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), next)
+    }
+}
