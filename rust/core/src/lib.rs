@@ -2,9 +2,14 @@
 //!
 //! No Python, no CUDA, no torch. See `ARCHITECTURE.md` for the map.
 
+pub mod arrow;
 pub mod dtype;
 pub mod error;
+pub mod kernel;
 pub mod layout;
+pub mod name;
+pub mod pack;
+pub mod peft;
 pub mod registry;
 pub mod route;
 pub mod rows;

@@ -1,0 +1,161 @@
+//! JSON in which every key stands once.
+//!
+//! Readers differ in which of two equal keys they take, so a file with both is not one adapter but two. Maps keep
+//! their order: the first pattern that matches decides.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+/// A JSON value; `Int` holds what was written without a point or exponent.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Json {
+    Null,
+    Bool(bool),
+    Int(i128),
+    Float(f64),
+    Text(String),
+    List(Vec<Json>),
+    Map(Vec<(String, Json)>),
+}
+
+impl Json {
+    /// Parses one document; nesting is limited by serde_json (128), size by the caller.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Json, String> {
+        serde_json::from_slice(bytes)
+            .map_err(|error| format!("invalid JSON: {}", super::shown(&error.to_string())))
+    }
+
+    /// Null, false or empty: what an option that is not in use looks like.
+    pub(crate) fn is_inactive(&self) -> bool {
+        match self {
+            Json::Null | Json::Bool(false) => true,
+            Json::Text(text) => text.is_empty(),
+            Json::List(list) => list.is_empty(),
+            Json::Map(map) => map.is_empty(),
+            Json::Bool(true) | Json::Int(_) | Json::Float(_) => false,
+        }
+    }
+}
+
+/// Short, for messages: scalars as they are, collections by kind.
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Json::Null => f.write_str("null"),
+            Json::Bool(value) => value.fmt(f),
+            Json::Int(value) => value.fmt(f),
+            Json::Float(value) => value.fmt(f),
+            Json::Text(text) => write!(f, "\"{}\"", super::shown(text)),
+            Json::List(list) if list.is_empty() => f.write_str("[]"),
+            Json::List(_) => f.write_str("[…]"),
+            Json::Map(map) if map.is_empty() => f.write_str("{}"),
+            Json::Map(_) => f.write_str("{…}"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Json, D::Error> {
+        deserializer.deserialize_any(JsonVisitor)
+    }
+}
+
+struct JsonVisitor;
+
+impl<'de> Visitor<'de> for JsonVisitor {
+    type Value = Json;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Json, E> {
+        Ok(Json::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
+        Ok(Json::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
+        Ok(Json::Int(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
+        Ok(Json::Int(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
+        Ok(Json::Float(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Json, E> {
+        Ok(Json::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
+        let mut list = Vec::new();
+        while let Some(value) = seq.next_element()? {
+            list.push(value);
+        }
+        Ok(Json::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
+        let mut entries = Vec::new();
+        let mut seen = HashSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if !seen.insert(key.clone()) {
+                return Err(A::Error::custom(format!("duplicate key {key:?}")));
+            }
+            entries.push((key, map.next_value()?));
+        }
+        Ok(Json::Map(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn duplicates_are_refused_at_any_depth() {
+        for text in [
+            r#"{"r": 8, "r": 16}"#,
+            r#"{"a": [{"b": {"c": 1, "c": 1}}]}"#,
+            r#"{"\u0072": 8, "r": 8}"#,
+        ] {
+            assert!(
+                Json::parse(text.as_bytes())
+                    .unwrap_err()
+                    .contains("duplicate key"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_json() {
+        let deep = "[".repeat(100_000);
+        for text in ["", "{", "{}x", "NaN", "{\"a\": Infinity}", "\u{feff}{}", &deep] {
+            assert!(Json::parse(text.as_bytes()).is_err(), "{text:.20}");
+        }
+        assert!(Json::parse(b"\"\xff\"").is_err());
+    }
+
+    #[test]
+    fn numbers_keep_their_kind() {
+        let list = Json::parse(b"[8, 8.0, 8e0, -1, 18446744073709551615, 1e400]");
+        assert!(list.is_err(), "1e400 is no number");
+        let list = Json::parse(b"[8, 8.0, -1, 18446744073709551615]").unwrap();
+        let expected = [
+            Json::Int(8),
+            Json::Float(8.0),
+            Json::Int(-1),
+            Json::Int(u64::MAX.into()),
+        ];
+        assert_eq!(list, Json::List(expected.into()));
+    }
+}
