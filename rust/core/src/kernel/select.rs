@@ -1,0 +1,208 @@
+//! Which slots each token uses, and with which weights.
+
+use super::dots::Dots;
+use super::element::F32;
+use super::isa::dispatch;
+use super::scratch::Scratch;
+use super::site::{Options, Routes, Site};
+use crate::layout::ROUTE_FIXED;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// The chosen slots and weights of each token; kept by the caller and reused, so that no call allocates.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Places for each token.
+    pub stride: usize,
+    /// `[tokens, stride]`: slots ascending, then −1.
+    pub slots: Vec<i32>,
+    /// `[tokens, stride]`: the weights of `slots`.
+    pub weights: Vec<f32>,
+}
+
+impl Selection {
+    /// Makes room for `tokens` tokens on `routes`.
+    pub(super) fn fit(&mut self, tokens: usize, routes: &Routes, top_k: usize) {
+        let mut stride = top_k;
+        let mut last = None;
+        for &route in routes.row_route {
+            if last != Some(route) {
+                let (kind, count, _) = routes.record(route);
+                if kind == ROUTE_FIXED {
+                    stride = stride.max(count);
+                }
+                last = Some(route);
+            }
+        }
+        self.stride = stride;
+        self.slots.resize(tokens * stride, -1);
+        self.weights.resize(tokens * stride, 0.0);
+    }
+}
+
+/// The rows of a [`Selection`] that one block of tokens fills.
+pub(super) struct Places<'a> {
+    pub(super) stride: usize,
+    pub(super) slots: &'a mut [i32],
+    pub(super) weights: &'a mut [f32],
+}
+
+/// Gates and routes of one call.
+pub(super) struct Selector<'a> {
+    pub(super) site: &'a Site<'a>,
+    pub(super) routes: &'a Routes<'a>,
+    pub(super) options: &'a Options,
+    pub(super) tokens: usize,
+}
+
+impl Selector<'_> {
+    /// Fills the places of `block`, whose inputs are the rows `[block, in_features]` at `x`.
+    ///
+    /// # Safety
+    /// `x` is good for the block's rows.
+    pub(super) unsafe fn block(
+        &self,
+        block: Range<usize>,
+        x: *const f32,
+        places: &mut Places,
+        scratch: &mut Scratch,
+    ) {
+        places.slots.fill(-1);
+        places.weights.fill(0.0);
+        let mut order = std::mem::take(&mut scratch.order);
+        order.clear();
+        order.extend(
+            block
+                .clone()
+                .map(|t| (self.routes.of_token(t, self.tokens), t - block.start)),
+        );
+        // Tokens of one route share the evaluation of its candidates.
+        order.sort_unstable();
+        for group in order.chunk_by(|a, b| a.0 == b.0) {
+            let (kind, count, rest) = self.routes.record(group[0].0);
+            if kind == ROUTE_FIXED {
+                for &(_, token) in group {
+                    let start = token * places.stride;
+                    for (i, pair) in rest.chunks_exact(2).take(count).enumerate() {
+                        places.slots[start + i] = pair[0];
+                        places.weights[start + i] = f32::from_bits(pair[1] as u32);
+                    }
+                }
+            } else if count > 0 && self.options.top_k > 0 {
+                // SAFETY: the group's tokens lie in the block.
+                unsafe { self.group(rest, group, x, places, scratch) };
+            }
+        }
+        scratch.order = order;
+    }
+
+    /// Gates of one group of tokens whose candidates are the bits of `words`.
+    ///
+    /// # Safety
+    /// `x` is good for the rows of the group's tokens.
+    unsafe fn group(
+        &self,
+        words: &[i32],
+        group: &[(i32, usize)],
+        x: *const f32,
+        places: &mut Places,
+        scratch: &mut Scratch,
+    ) {
+        let Selector { site, options, .. } = *self;
+        let Scratch {
+            candidates,
+            tokens,
+            rows,
+            logits,
+            ..
+        } = scratch;
+        candidates.clear();
+        for (w, &word) in words[..site.slots.div_ceil(32)].iter().enumerate() {
+            let mut bits = word as u32;
+            while bits != 0 {
+                candidates.push(w * 32 + bits.trailing_zeros() as usize);
+                bits &= bits - 1;
+            }
+        }
+        let width = site.in_features;
+        rows.clear();
+        rows.extend(
+            candidates
+                .iter()
+                .map(|&s| site.gate[s * width..][..width].as_ptr().cast::<u8>()),
+        );
+        tokens.clear();
+        tokens.extend(group.iter().map(|&(_, t)| x.wrapping_add(t * width)));
+        let count = candidates.len();
+        if logits.len() < group.len() * count {
+            logits.resize(group.len() * count, 0.0);
+        }
+        let out = logits.as_mut_ptr();
+        // SAFETY: the rows were sliced to `width`; the tokens are the caller's; `logits` has the room.
+        unsafe {
+            dispatch(Dots::<F32> {
+                tokens,
+                rows,
+                width,
+                out,
+                element: PhantomData,
+            })
+        };
+        for (&(_, token), logits) in group.iter().zip(logits.chunks_exact_mut(count.max(1))) {
+            for (logit, &slot) in logits.iter_mut().zip(candidates.iter()) {
+                let product = if site.table[slot].sign_free() {
+                    logit.abs()
+                } else {
+                    *logit
+                };
+                *logit = product + site.gate_bias[slot];
+            }
+            let range = token * places.stride..token * places.stride + options.top_k;
+            let (slots, weights) = (&mut places.slots[range.clone()], &mut places.weights[range]);
+            choose(candidates, logits, options, slots, weights);
+        }
+    }
+}
+
+/// The `top_k` largest logits, as slots ascending, and the softmax over them.
+fn choose(candidates: &[usize], logits: &[f32], options: &Options, slots: &mut [i32], weights: &mut [f32]) {
+    let mut count = 0;
+    for (&slot, &logit) in candidates.iter().zip(logits) {
+        if logit.is_nan() || logit == f32::NEG_INFINITY {
+            continue;
+        }
+        let logit = logit.min(f32::MAX); // infinity less infinity would make the softmax NaN
+        if count == options.top_k && logit <= weights[count - 1] {
+            continue;
+        }
+        // Descending; equal ones stay in front, so that ties go to the lowest slot.
+        let mut at = count.min(options.top_k - 1);
+        while at > 0 && weights[at - 1] < logit {
+            weights[at] = weights[at - 1];
+            slots[at] = slots[at - 1];
+            at -= 1;
+        }
+        (weights[at], slots[at]) = (logit, slot as i32);
+        count = options.top_k.min(count + 1);
+    }
+    if count == 0 {
+        return;
+    }
+    let largest = weights[0];
+    for i in 1..count {
+        let mut at = i;
+        while at > 0 && slots[at - 1] > slots[at] {
+            slots.swap(at - 1, at);
+            weights.swap(at - 1, at);
+            at -= 1;
+        }
+    }
+    let mut sum = 0.0;
+    for weight in &mut weights[..count] {
+        *weight = ((*weight - largest) / options.temperature).exp();
+        sum += *weight;
+    }
+    for weight in &mut weights[..count] {
+        *weight /= sum;
+    }
+}
