@@ -4,8 +4,10 @@
 //! [`Registry::publish`]. Writers take turns at one lock, held for bookkeeping only, never while an adapter is
 //! parsed or written; readers take the published [`Snapshot`] and never meet that lock.
 
+mod capacity;
 mod record;
 mod reservation;
+mod reserve;
 mod space;
 mod stats;
 mod writer;
@@ -89,7 +91,7 @@ impl Registry {
     /// Errors: [`Error::AdapterInUse`] (a load of a live name, or another change of the name is under way),
     /// [`Error::AdapterNotFound`] (a reload of an unknown name), [`Error::Capacity`].
     pub fn reserve(&self, name: &str, need: Need, intent: Intent) -> Result<Reservation> {
-        reservation::reserve(&self.shared, name, need, intent)
+        reserve::reserve(&self.shared, name, need, intent)
     }
 
     /// Makes a written reservation live, in one step. It can't fail: all checks came before the writing.

@@ -62,7 +62,7 @@ impl Rows {
         if pages == 0 {
             return Some(0..0);
         }
-        let free = |page: usize| self.owners[page] == u8::from(own.contains(&page));
+        let free = |page| self.is_free(page, own);
         if pages <= own.len() && own.clone().take(pages).all(free) {
             return Some(own.start..own.start + pages);
         }
@@ -118,13 +118,18 @@ impl Rows {
         self.owners.len()
     }
 
-    /// The largest free run, in pages.
-    pub(crate) fn largest_run_pages(&self) -> usize {
-        self.owners
-            .split(|&owners| owners != 0)
-            .map(<[u8]>::len)
-            .max()
-            .unwrap_or(0)
+    /// The largest free run, in pages, counting those that only `own` holds as free.
+    pub(crate) fn largest_run(&self, own: &Range<usize>) -> usize {
+        let (mut largest, mut run) = (0, 0);
+        for page in 0..self.owners.len() {
+            run = if self.is_free(page, own) { run + 1 } else { 0 };
+            largest = largest.max(run);
+        }
+        largest
+    }
+
+    fn is_free(&self, page: usize, own: &Range<usize>) -> bool {
+        self.owners[page] == u8::from(own.contains(&page))
     }
 }
 
@@ -175,7 +180,7 @@ mod tests {
         assert_eq!(rows.find(1, &NONE), Some(0..1));
         assert_eq!(rows.find(3, &NONE), Some(3..6));
         assert_eq!(rows.find(4, &NONE), None);
-        assert_eq!(rows.largest_run_pages(), 3);
+        assert_eq!(rows.largest_run(&NONE), 3);
         rows.give(&(2..3), 8);
         assert_eq!(rows.find(6, &NONE), Some(0..6), "neighbours coalesce");
         assert_eq!((rows.free_pages(), rows.used()), (7, 8));

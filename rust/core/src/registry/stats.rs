@@ -74,7 +74,7 @@ impl Shared {
             rank_rows: rows,
             pages: pool.rows.total_pages(),
             free_pages: pool.rows.free_pages(),
-            largest_run_pages: pool.rows.largest_run_pages(),
+            largest_run_pages: pool.rows.largest_run(&(0..0)),
         }
     }
 }

@@ -1,0 +1,118 @@
+//! Finding a place: a fresh one, or an adapter's own.
+
+use std::sync::Arc;
+
+use super::capacity::Old;
+use super::reservation::{Claim, Intent, Reservation};
+use super::space::Shortage;
+use super::writer::{busy, Pending, Writer};
+use super::Shared;
+use crate::error::{Error, Result};
+use crate::rows::Need;
+use crate::snapshot::Entry;
+
+pub(super) fn reserve(shared: &Arc<Shared>, name: &str, need: Need, intent: Intent) -> Result<Reservation> {
+    let mut writer = shared.lock();
+    if writer.pending.contains_key(name) {
+        return Err(busy(name));
+    }
+    let live = shared.published.load().find(name).cloned();
+    let old = match (intent, live) {
+        (Intent::Load, Ok(_)) => {
+            let reason = "a live adapter has this name; use reload_adapter to replace it".to_owned();
+            let adapter = name.to_owned();
+            return Err(Error::AdapterInUse { adapter, reason });
+        }
+        (Intent::Reload, Err(unknown)) => return Err(unknown),
+        (_, live) => live.ok(),
+    };
+    let claim = match (shared.pool.take(need), old) {
+        (Ok((slot, rows)), _) => Claim {
+            slot: Arc::new(slot),
+            rows,
+            withdrawn: None,
+        },
+        (Err(shortage), Some(old)) => shared.take_over(&mut writer, need, shortage, old)?,
+        (Err(shortage), None) => return Err(shared.capacity(&writer, name, need, shortage, Old::None)),
+    };
+    let withdrawn = claim.withdrawn.as_ref();
+    let pending = Pending {
+        intent,
+        rank_rows: claim.rows.cost + withdrawn.map_or(0, |old| old.rows.cost),
+        pinned: withdrawn.is_some_and(|old| writer.pinned.contains(&old.id)),
+    };
+    writer.pending.insert(name.to_owned(), pending);
+    Ok(Reservation::new(shared, name, need, claim))
+}
+
+impl Shared {
+    /// Takes the published generation `old` out of everybody's sight and lets the new one have its place.
+    fn take_over(
+        &self,
+        writer: &mut Writer,
+        need: Need,
+        shortage: Shortage,
+        old: Arc<Entry>,
+    ) -> Result<Claim> {
+        let name = Arc::clone(&old.name);
+        let fits = self
+            .pool
+            .lock()
+            .find(need, &old.rows.run, old.rows.cost)
+            .map(|_| ());
+        if let Err(shortage) = fits {
+            return Err(self.capacity(writer, &name, need, shortage, Old::Free(&old)));
+        }
+        if self.is_read(&old) {
+            return Err(self.capacity(writer, &name, need, shortage, Old::Held(&old)));
+        }
+        self.change(writer, |entries| entries[old.slot()] = None);
+        // A reader may have come between the look above and the change. After it none can: if nobody else has
+        // the generation now, nobody will.
+        let old = match unshared(old) {
+            Ok(old) => old,
+            Err(old) => {
+                self.change(writer, |entries| entries[old.slot()] = Some(Arc::clone(&old)));
+                return Err(self.capacity(writer, &name, need, shortage, Old::Held(&old)));
+            }
+        };
+        match self.pool.take_over(need, &old.rows) {
+            Ok(rows) => Ok(Claim {
+                slot: Arc::clone(&old.slot),
+                rows,
+                withdrawn: Some(old),
+            }),
+            // Not to be expected: since the look above, places can only have been given back.
+            Err(shortage) => {
+                let error = self.capacity(writer, &name, need, shortage, Old::Free(&old));
+                self.restore(writer, old);
+                Err(error)
+            }
+        }
+    }
+
+    /// Publishes a generation that was withdrawn.
+    pub(super) fn restore(&self, writer: &mut Writer, old: Entry) {
+        let old = Arc::new(old);
+        self.change(writer, |entries| entries[old.slot()] = Some(Arc::clone(&old)));
+    }
+
+    /// Whether anything but the published snapshot, held by nobody, and `old` itself leads to its place.
+    fn is_read(&self, old: &Arc<Entry>) -> bool {
+        let current = self.published.load();
+        Arc::strong_count(&current) > 2
+            || Arc::strong_count(old) > 2
+            || Arc::strong_count(&old.slot) > 1
+            || Arc::strong_count(&old.rows) > 1
+    }
+}
+
+/// The entry, if nobody else has it or its slot and rows.
+fn unshared(entry: Arc<Entry>) -> std::result::Result<Entry, Arc<Entry>> {
+    let mut entry = Arc::try_unwrap(entry)?;
+    if Arc::get_mut(&mut entry.slot).is_some() && Arc::get_mut(&mut entry.rows).is_some() {
+        Ok(entry)
+    } else {
+        Err(Arc::new(entry))
+    }
+}

@@ -1,0 +1,316 @@
+//! The registry's rules, one by one. `registry_model.rs` holds whole histories against a model.
+
+use meteora_core::registry::{AdapterInfo, AdapterRecord, GateKind, Intent, Registry, RegistryConfig};
+use meteora_core::rows::Need;
+use meteora_core::{DType, Error, Result};
+
+/// A registry for an fp32 model: two pages for each eight rank rows.
+fn registry(max_adapters: usize, pool_rank: usize) -> Registry {
+    Registry::new(RegistryConfig {
+        max_adapters,
+        pool_rank,
+        element_size: 4,
+    })
+}
+
+fn info(rank: usize) -> AdapterInfo {
+    AdapterInfo {
+        rank,
+        dtype: DType::F32,
+        bytes: 64 * rank as u64,
+        gate: GateKind::Arrow,
+        routable: true,
+        sites: 7,
+        source: "<memory>".to_owned(),
+    }
+}
+
+fn load(registry: &Registry, name: &str, rank: usize) -> Result<AdapterRecord> {
+    let reservation = registry.reserve(name, registry.need(rank, DType::F32), Intent::Load)?;
+    Ok(registry.publish(reservation, info(rank)))
+}
+
+fn reload(registry: &Registry, name: &str, rank: usize) -> Result<AdapterRecord> {
+    let reservation = registry.reserve(name, registry.need(rank, DType::F32), Intent::Reload)?;
+    Ok(registry.publish(reservation, info(rank)))
+}
+
+/// All that a failed or abandoned change must leave as it was; versions may move.
+fn state(registry: &Registry) -> (Vec<AdapterRecord>, [usize; 8]) {
+    let stats = registry.stats();
+    let (slots, rows) = (stats.slots, stats.rank_rows);
+    let counts = [
+        slots.live,
+        slots.pending,
+        slots.held,
+        rows.live,
+        rows.pending,
+        rows.held,
+        stats.free_pages,
+        stats.largest_run_pages,
+    ];
+    (registry.records(), counts)
+}
+
+#[track_caller]
+fn in_use(result: Result<impl Sized>, hint: &str) {
+    match result {
+        Err(Error::AdapterInUse { reason, .. }) => assert!(reason.contains(hint), "{reason}"),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("was allowed"),
+    }
+}
+
+#[track_caller]
+fn message(result: Result<impl Sized>) -> String {
+    match result {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("was allowed"),
+    }
+}
+
+#[test]
+fn a_reload_keeps_the_id_and_a_new_load_does_not() {
+    let registry = registry(4, 64);
+    let first = load(&registry, "math", 8).unwrap();
+    registry.pin("math", true).unwrap();
+    let second = reload(&registry, "math", 16).unwrap();
+    assert_eq!(first.id, second.id);
+    assert!(second.generation > first.generation);
+    assert!(second.pinned, "a reload keeps the pin");
+    registry.pin("math", false).unwrap();
+    registry.unload("math").unwrap();
+    let third = load(&registry, "math", 8).unwrap();
+    assert!(third.id > second.id && third.generation > second.generation);
+}
+
+#[test]
+fn records_come_in_slot_order() {
+    let registry = registry(4, 64);
+    for name in ["c", "a", "b"] {
+        load(&registry, name, 8).unwrap();
+    }
+    registry.unload("a").unwrap();
+    load(&registry, "d", 9).unwrap();
+    let records = registry.records();
+    let places: Vec<_> = records
+        .iter()
+        .map(|r| (r.name.as_str(), r.slot, r.page_start, r.pages))
+        .collect();
+    assert_eq!(places, [("c", 0, 0, 2), ("d", 1, 6, 4), ("b", 2, 4, 2)]);
+}
+
+#[test]
+fn a_live_name_is_not_loaded_again() {
+    let registry = registry(4, 64);
+    load(&registry, "math", 8).unwrap();
+    in_use(load(&registry, "math", 8), "reload_adapter");
+    let unknown = message(reload(&registry, "law", 8));
+    assert_eq!(unknown, "no adapter named \"law\"; loaded: math");
+    assert!(matches!(
+        registry.unload("law"),
+        Err(Error::AdapterNotFound { .. })
+    ));
+    assert!(matches!(
+        registry.pin("law", true),
+        Err(Error::AdapterNotFound { .. })
+    ));
+    assert!(matches!(
+        registry.set_gate("law", GateKind::Arrow, true),
+        Err(Error::AdapterNotFound { .. })
+    ));
+}
+
+#[test]
+fn one_change_of_a_name_at_a_time() {
+    let registry = registry(4, 64);
+    let need = registry.need(8, DType::F32);
+    let first = registry.reserve("math", need, Intent::Load).unwrap();
+    in_use(registry.reserve("math", need, Intent::Load), "another call");
+    assert!(
+        matches!(registry.unload("math"), Err(Error::AdapterNotFound { .. })),
+        "not live yet"
+    );
+    registry.publish(first, info(8));
+    let second = registry.reserve("math", need, Intent::Reload).unwrap();
+    in_use(registry.reserve("math", need, Intent::Reload), "another call");
+    in_use(registry.unload("math"), "another call");
+    in_use(registry.pin("math", true), "another call");
+    in_use(registry.set_gate("math", GateKind::None, false), "another call");
+    drop(second);
+    registry.unload("math").unwrap();
+}
+
+#[test]
+fn a_pinned_adapter_is_unpinned_before_it_is_unloaded() {
+    let registry = registry(4, 64);
+    load(&registry, "math", 8).unwrap();
+    registry.pin("math", true).unwrap();
+    in_use(registry.unload("math"), "unpin");
+    registry.pin("math", false).unwrap();
+    registry.unload("math").unwrap();
+}
+
+#[test]
+fn rows_are_reused_when_the_last_reader_is_gone() {
+    let registry = registry(1, 16);
+    let old = load(&registry, "old", 16).unwrap();
+    let (reader, late) = (registry.snapshot(), registry.snapshot());
+    registry.unload("old").unwrap();
+    assert_eq!(
+        reader.find("old").unwrap().page_start(),
+        old.page_start,
+        "the reader sees what it saw"
+    );
+    assert!(registry.snapshot().get("old").is_none());
+    assert_eq!(
+        message(load(&registry, "new", 8)),
+        "adapter \"new\" does not fit: needs 1 slots, free 0 of 1 (largest run 0), pinned 0, held 1 until running \
+         requests end; unload an adapter or raise max_adapters"
+    );
+    drop(reader);
+    assert_eq!(registry.stats().rank_rows.held, 16);
+    drop(late);
+    assert_eq!(registry.stats().rank_rows.held, 0);
+    assert_eq!(load(&registry, "new", 8).unwrap().slot, 0);
+}
+
+#[test]
+fn capacity_errors_say_what_is_needed_and_who_has_it() {
+    let registry = registry(8, 32);
+    for name in ["a", "b", "c", "d"] {
+        load(&registry, name, 8).unwrap();
+    }
+    registry.pin("b", true).unwrap();
+    registry.unload("a").unwrap();
+    registry.unload("c").unwrap();
+    let before = state(&registry);
+    assert_eq!(
+        message(load(&registry, "e", 16)),
+        "adapter \"e\" does not fit: needs 16 rank rows, free 16 of 32 (largest run 8), pinned 8; unload an \
+         adapter or raise pool_rank"
+    );
+    assert_eq!(
+        message(load(&registry, "e", 20)),
+        "adapter \"e\" does not fit: needs 24 rank rows, free 16 of 32 (largest run 8), pinned 8; unload an \
+         adapter or raise pool_rank"
+    );
+    assert_eq!(state(&registry), before);
+}
+
+#[test]
+fn element_types_share_the_pools() {
+    let half = Registry::new(RegistryConfig {
+        max_adapters: 4,
+        pool_rank: 32,
+        element_size: 2,
+    });
+    let wide = half
+        .reserve("fp32", half.need(8, DType::F32), Intent::Load)
+        .unwrap();
+    assert_eq!(
+        (wide.pages(), half.stats().rank_rows.pending),
+        (2, 16),
+        "twice the model's element"
+    );
+    let full = registry(4, 32);
+    let narrow = full
+        .reserve("bf16", full.need(8, DType::BF16), Intent::Load)
+        .unwrap();
+    assert_eq!(
+        (narrow.pages(), full.stats().rank_rows.pending),
+        (1, 8),
+        "half the pages, the same budget"
+    );
+}
+
+#[test]
+fn an_adapter_without_rows_takes_a_slot_only() {
+    let registry = registry(2, 8);
+    load(&registry, "full", 8).unwrap();
+    let empty = load(&registry, "empty", 0).unwrap();
+    assert_eq!((empty.slot, empty.pages, empty.rank_rows), (1, 0, 0));
+}
+
+#[test]
+fn a_dropped_reservation_leaves_nothing() {
+    let registry = registry(2, 32);
+    load(&registry, "math", 8).unwrap();
+    let before = state(&registry);
+    let need = registry.need(16, DType::F32);
+    for (name, intent) in [("law", Intent::Load), ("math", Intent::Reload)] {
+        let reservation = registry.reserve(name, need, intent).unwrap();
+        assert!(!reservation.in_place());
+        assert_eq!(registry.records(), before.0, "nothing is published yet");
+        assert_eq!(registry.stats().rank_rows.pending, 16);
+        drop(reservation);
+        assert_eq!(state(&registry), before);
+    }
+    // Through a panic as well.
+    let handle = registry.clone();
+    let panicked = std::thread::spawn(move || {
+        let _reservation = handle.reserve("law", need, Intent::Load).unwrap();
+        panic!("on purpose: a loader dies");
+    });
+    assert!(panicked.join().is_err());
+    assert_eq!(state(&registry), before);
+}
+
+#[test]
+fn a_gate_change_is_a_new_generation_in_the_same_place() {
+    let registry = registry(2, 16);
+    let old = load(&registry, "math", 8).unwrap();
+    let before = registry.snapshot();
+    let new = registry.set_gate("math", GateKind::None, true).unwrap();
+    assert_eq!(
+        (new.id, new.slot, new.page_start),
+        (old.id, old.slot, old.page_start)
+    );
+    assert!(new.generation > old.generation);
+    registry.set_base_routable(true);
+    let after = registry.snapshot();
+    assert!(before.version() < after.version());
+    assert_eq!(before.candidates(), [0b001]);
+    assert_eq!(
+        after.candidates(),
+        [0b100],
+        "without a gate it is no candidate; the base is the last slot"
+    );
+    drop((before, after));
+    assert_eq!(registry.stats().rank_rows.live, 8, "one place, charged once");
+}
+
+#[test]
+fn readers_are_those_outside_the_registry() {
+    let registry = registry(2, 16);
+    assert_eq!(registry.readers(), 0);
+    let first = registry.snapshot();
+    load(&registry, "math", 8).unwrap();
+    let second = registry.snapshot();
+    assert_eq!(registry.readers(), 2);
+    drop(first);
+    assert_eq!(registry.readers(), 1);
+    drop(second);
+    assert_eq!(registry.readers(), 0);
+}
+
+#[test]
+fn a_snapshot_outlives_its_registry() {
+    let registry = registry(2, 16);
+    load(&registry, "math", 8).unwrap();
+    let snapshot = registry.snapshot();
+    let pending = registry
+        .reserve(
+            "law",
+            Need {
+                pages: 1,
+                rank_rows: 8,
+            },
+            Intent::Load,
+        )
+        .unwrap();
+    drop(registry);
+    assert_eq!(snapshot.find("math").unwrap().name(), "math");
+    drop(snapshot);
+    drop(pending);
+}
