@@ -1,7 +1,41 @@
-//! The Python boundary of meteora-rs.
-#![allow(missing_docs)] // PyO3 items are documented in `_native.pyi`.
+//! The Python boundary of meteora-rs: wrappers, one error map, the torch op. No algorithms.
+#![allow(missing_docs)] // What Python sees is documented in `_native.pyi`.
+
+mod adapter;
+mod errors;
+mod kernel;
+mod plan;
+mod records;
+mod registry;
+mod torch;
 
 use pyo3::prelude::*;
 
 #[pymodule]
-mod _native {}
+mod _native {
+    #[pymodule_export]
+    use super::adapter::{check_name, Adapter};
+    #[pymodule_export]
+    use super::kernel::SiteKernel;
+    #[pymodule_export]
+    use super::plan::RoutePlan;
+    #[pymodule_export]
+    use super::registry::{Registry, Reservation};
+    #[pymodule_export]
+    use super::torch::op::register_torch_op;
+    use pyo3::prelude::*;
+
+    /// The instruction set that the CPU kernels use here.
+    #[pyfunction]
+    fn isa() -> &'static str {
+        meteora_core::kernel::isa()
+    }
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add(
+            "PAGE_BYTES_PER_COLUMN",
+            meteora_core::layout::PAGE_BYTES_PER_COLUMN,
+        )
+    }
+}

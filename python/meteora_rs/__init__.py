@@ -1,0 +1,22 @@
+"""meteora-rs: serve many LoRA adapters on one model; the model chooses, token by token and layer by layer."""
+
+from meteora_rs import errors
+from meteora_rs.attach import attach, attach_pretrained
+from meteora_rs.config import MeteoraConfig
+from meteora_rs.meteora import AdapterRecord, Meteora
+from meteora_rs.routes import BASE, Auto, Mix, Route
+from meteora_rs.trace import Trace
+
+__all__ = [
+    "BASE",
+    "AdapterRecord",
+    "Auto",
+    "Meteora",
+    "MeteoraConfig",
+    "Mix",
+    "Route",
+    "Trace",
+    "attach",
+    "attach_pretrained",
+    "errors",
+]

@@ -1,0 +1,70 @@
+"""`attach`: from a stock Hugging Face model to one whose tokens choose their adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from meteora_rs import _native
+from meteora_rs.config import MeteoraConfig
+from meteora_rs.errors import MeteoraError
+from meteora_rs.meteora import Meteora
+from meteora_rs.models.architecture import find_sites
+from meteora_rs.patch import Patch
+from meteora_rs.site import AttachedLinear
+
+
+def attach(model: nn.Module, config: MeteoraConfig | None = None) -> Meteora:
+    """Make every linear of `model`'s decoder layers a site of routed adapters; the model stays the model.
+
+    Without adapters its outputs are bit for bit what they were; its `state_dict`, types and `generate` stay.
+
+    Args:
+        model: a LLaMA-type model of transformers (anything with `nn.Linear`s under `…layers.<n>.…`).
+        config: sizes and defaults.
+
+    Raises:
+        MeteoraError: already attached, wrapped by PEFT, or nothing to attach to.
+    """
+    config = config or MeteoraConfig()
+    if any(isinstance(module, AttachedLinear) for module in model.modules()):
+        raise MeteoraError(
+            "the model is attached already; load more adapters with the Meteora that attach() returned, or detach() it"
+        )
+    infos = find_sites(model)
+    linears = [model.get_submodule(info.path) for info in infos]
+    dtype = getattr(model, "dtype", torch.float32)
+    shapes = [
+        (info.path, int(linear.in_features), int(linear.out_features), info.layer)  # type: ignore[arg-type]
+        for info, linear in zip(infos, linears, strict=True)
+    ]
+    registry = _native.Registry(config.max_adapters, config.pool_rank, dtype.itemsize, shapes)
+    patch = Patch(model, infos, registry, config)
+    patch.install()
+    return Meteora(patch, registry, config)
+
+
+def attach_pretrained(model: nn.Module, folder: str | Path, config: MeteoraConfig | None = None) -> Meteora:
+    """Attach and load a bundle that `Meteora.save_pretrained` wrote; on any error the model is as it was.
+
+    Args:
+        model: the model that the bundle was made for (same sites and shapes).
+        folder: the bundle.
+        config: instead of the bundle's own, for larger pools, say.
+
+    Raises:
+        AdapterFormatError: not a bundle, another format version, another model's shape, or a hash that differs.
+        OSError: a file can't be read. Others as `attach` and `load_adapter`.
+    """
+    from meteora_rs.bundle import load_bundle, read_manifest
+
+    manifest = read_manifest(folder)
+    meteora = attach(model, config or manifest.config)
+    try:
+        load_bundle(meteora, folder, manifest)
+    except BaseException:
+        meteora.detach()
+        raise
+    return meteora

@@ -1,0 +1,37 @@
+"""What `attach` is told once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+
+@dataclass(frozen=True)
+class MeteoraConfig:
+    """Sizes and routing defaults of an attached model; all fixed at attach, none needs a restart to load more.
+
+    Args:
+        top_k: adapters that a token may mix, ≥ 1 (MeteoRA, arXiv 2405.13053, §3.2: 1 or 2).
+        temperature: T in `softmax(v / T)` over the chosen logits, > 0.
+        max_adapters: slots, 1 to 4,096.
+        pool_rank: rank rows for all adapters together, in the model's dtype; each adapter takes its rank rounded
+            up to 8, and twice that if its elements are twice as wide as the model's.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    top_k: int = 2
+    temperature: float = 1.0
+    max_adapters: int = 32
+    pool_rank: int = 256
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_adapters <= 4096:
+            raise ValueError(f"max_adapters must be 1 to 4096, not {self.max_adapters}")
+        if not 1 <= self.top_k:
+            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
+        if not 1 <= self.pool_rank <= 1 << 20:
+            raise ValueError(f"pool_rank must be 1 to {1 << 20}, not {self.pool_rank}")
+        if not (isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature must be finite and above 0, not {self.temperature}")

@@ -1,0 +1,94 @@
+"""The current plan: a context variable, so that threads and asyncio tasks do not see each other's routes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+import torch
+
+from meteora_rs import _native
+from meteora_rs.routes import Auto, Route, to_native
+
+if TYPE_CHECKING:
+    from meteora_rs.trace import Trace
+
+
+class Plan:
+    """Routes resolved against one snapshot, in the form that kernels read; holds the snapshot while it lives.
+
+    `row_route [n] int32` and `routes [R, width] int32` are the tensors of `meteora_rs::gated_lora`; `native` is the
+    same for the eager CPU path; `is_base` says that no row uses an adapter.
+    """
+
+    __slots__ = ("is_base", "native", "row_route", "routes", "temperature", "top_k", "trace")
+
+    def __init__(self, native: _native.RoutePlan, trace: Trace | None) -> None:
+        self.native = native
+        self.is_base = native.is_base
+        self.top_k = native.top_k
+        self.temperature = native.temperature
+        self.trace = trace
+        row_route = torch.frombuffer(bytearray(native.row_route()), dtype=torch.int32)
+        # One route is given twice: a length of 1 would be a constant in compiled graphs, and a second route a
+        # recompilation. The rule "token t of T takes row_route[t * n // T]" reads both forms alike.
+        self.row_route = row_route.repeat(2) if len(row_route) == 1 else row_route
+        records = torch.frombuffer(bytearray(native.records()), dtype=torch.int32).view(-1, native.width)
+        self.routes = records if len(records) > 1 else records.repeat(2, 1)
+        for tensor in (self.row_route, self.routes):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)  # type: ignore[no-untyped-call]
+
+
+class Holder:
+    """A mutable cell with the plan in force; compiled graphs read through it, so no branch and no guard on it."""
+
+    __slots__ = ("plan",)
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+
+class RoutingContext:
+    """Makes plans for one attached model and knows which one is in force here."""
+
+    def __init__(self, registry: _native.Registry, top_k: int, temperature: float) -> None:
+        self._registry = registry
+        self._options = (top_k, temperature)
+        self.default = Holder(self.plan([Auto()], None))
+        self._var: ContextVar[Holder] = ContextVar("meteora_rs_plan", default=self.default)
+
+    def current(self) -> Plan:
+        """The plan in force: of the innermost `routing()` of this thread or task, else the default `Auto()`."""
+        return self._var.get().plan
+
+    def is_default(self) -> bool:
+        """Whether no `routing()` is open here."""
+        return self._var.get() is self.default
+
+    def plan(self, routes: Sequence[Route], trace: Trace | None) -> Plan:
+        """A plan for `routes` on the snapshot published now.
+
+        Raises:
+            AdapterNotFoundError, RouteError: see `Meteora.routing`.
+        """
+        native = self._registry.plan([to_native(route) for route in routes], *self._options)
+        return Plan(native, trace)
+
+    def refresh(self) -> None:
+        """Resolve the default `Auto()` against the snapshot published now."""
+        self.default.plan = self.plan([Auto()], None)
+
+    def release_default(self) -> None:
+        """Let the default plan hold no snapshot until `refresh`, so that an in-place reload finds no reader."""
+        self.default.plan.native.release()
+
+    @contextmanager
+    def enter(self, plan: Plan) -> Iterator[Plan]:
+        """Put `plan` in force inside the block."""
+        token = self._var.set(Holder(plan))
+        try:
+            yield plan
+        finally:
+            self._var.reset(token)

@@ -1,0 +1,43 @@
+"""Where gate rows come from: one file for each kind, all written through the same two calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeAlias
+
+from torch import Tensor
+
+from meteora_rs import _native
+from meteora_rs.gates.arrow import ArrowGate
+from meteora_rs.gates.none import NoGate
+from meteora_rs.gates.tensors import TensorGate
+from meteora_rs.site import Site
+
+GateSource: TypeAlias = str | Mapping[str, Tensor | tuple[Tensor, float]]
+
+
+class Gate(Protocol):
+    """A gate that has been checked against the sites and only needs a slot to be written to."""
+
+    kind: str
+    """`arrow`, `none`, `tensors` or `fitted`."""
+
+    def write(self, slot: int) -> None:
+        """Fill row `slot` of every site's `gate` and `gate_bias`; must not fail."""
+        ...
+
+
+def resolve(gate: GateSource, adapter: _native.Adapter, sites: Sequence[Site]) -> Gate:
+    """The gate that `load_adapter(…, gate=…)` names: `"arrow"`, `"none"`, or a dict of tensors.
+
+    Raises:
+        ValueError: no such kind.
+        AdapterFormatError: a dict of tensors that does not fit the sites.
+    """
+    if isinstance(gate, Mapping):
+        return TensorGate(adapter.name, gate, sites)
+    if gate == "arrow":
+        return ArrowGate(adapter, sites)
+    if gate == "none":
+        return NoGate(sites)
+    raise ValueError(f'gate must be "arrow", "none" or a dict of tensors, not {gate!r}; to fit gates: fit_gates()')

@@ -1,0 +1,63 @@
+"""Gate rows that the caller brings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from meteora_rs.errors import AdapterFormatError
+from meteora_rs.site import Site
+
+KIND_MASK = 0xFF
+"""The dtype code in a table entry's kind; the bits above mark a sign-free gate, which these rows are not."""
+
+Row = Tensor | tuple[Tensor, float]
+
+
+class TensorGate:
+    """One row for each site: `{path: tensor [in]}` or `{path: (tensor [in], bias)}`, logit = row · x + bias.
+
+    A path may be that of a site or of the leader of its input group, whose row then serves the whole group. Rows
+    are cast to float32.
+
+    Raises:
+        AdapterFormatError: a path that is no site, a site without a row, a wrong shape, a value that is not finite.
+    """
+
+    def __init__(self, name: str, rows: Mapping[str, Row], sites: Sequence[Site], kind: str = "tensors") -> None:
+        self.kind = kind
+        self._sites = sites
+        paths = {site.path: site for site in sites}
+        leaders = {site.group: site.path for site in sites if site.leads}
+        unknown = sorted(set(rows) - set(paths))
+        if unknown:
+            raise AdapterFormatError(f"adapter {name!r}: gate for {unknown[0]!r}, which is no site of the model")
+        checked = {path: _check(name, path, row, paths[path].in_features) for path, row in rows.items()}
+        self._rows: list[tuple[Tensor, float]] = []
+        for site in sites:
+            row = checked.get(site.path) or checked.get(leaders[site.group])
+            if row is None:
+                raise AdapterFormatError(f"adapter {name!r}: no gate row for site {site.path!r} or its input group")
+            self._rows.append(row)
+
+    def write(self, slot: int) -> None:
+        """Fill row `slot` of every site."""
+        with torch.no_grad():
+            for site, (row, bias) in zip(self._sites, self._rows, strict=True):
+                site.gate[slot] = row
+                site.gate_bias[slot] = bias
+                site.table[slot, 2] &= KIND_MASK
+
+
+def _check(name: str, path: str, value: Row, width: int) -> tuple[Tensor, float]:
+    row, bias = value if isinstance(value, tuple) else (value, 0.0)
+    if not isinstance(row, Tensor) or tuple(row.shape) != (width,) or not row.is_floating_point():
+        found = f"{row.dtype} {tuple(row.shape)}" if isinstance(row, Tensor) else type(row).__name__
+        raise AdapterFormatError(f"adapter {name!r}: gate of {path}: a float tensor of shape ({width},), not {found}")
+    row = row.detach().to("cpu", torch.float32)
+    if not bool(torch.isfinite(row).all()) or not isfinite(bias):
+        raise AdapterFormatError(f"adapter {name!r}: gate of {path}: a value that is not finite")
+    return row, float(bias)

@@ -1,0 +1,43 @@
+"""Sites that are fed the same tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, field
+
+import torch
+
+from meteora_rs.site import Site
+
+
+@dataclass(frozen=True)
+class InputGroup:
+    """Sites with one input (q, k, v; gate, up; or one site alone), leader first."""
+
+    sites: list[Site]
+    _unequal: set[int] = field(default_factory=set)
+
+    @property
+    def leader(self) -> Site:
+        """The site that is called first and whose choice the others may take over."""
+        return self.sites[0]
+
+    def share(self, changed: Iterable[int], live: Set[int]) -> None:
+        """Let one evaluation of the gates serve all sites if the rows of every live slot are the same at each."""
+        if len(self.sites) == 1:
+            return
+        for slot in changed:
+            (self._unequal.discard if self._equal(slot) else self._unequal.add)(slot)
+        shares = self._unequal.isdisjoint(live)
+        for site in self.sites:
+            site.kernel.shares_gate = shares
+
+    def _equal(self, slot: int) -> bool:
+        first = self.leader
+        return all(
+            torch.equal(first.gate[slot], site.gate[slot])
+            and torch.equal(first.gate_bias[slot], site.gate_bias[slot])
+            # The bits above the dtype code: a sign-free row is equal only to a sign-free one.
+            and torch.equal(first.table[slot, 2] >> 8, site.table[slot, 2] >> 8)
+            for site in self.sites[1:]
+        )

@@ -1,0 +1,299 @@
+"""An attached model: load adapters, route requests, look at what happened."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from meteora_rs import _native, gates
+from meteora_rs.config import MeteoraConfig
+from meteora_rs.context import Plan, RoutingContext
+from meteora_rs.errors import AdapterInUseError, MeteoraError
+from meteora_rs.gates import GateSource
+from meteora_rs.groups import InputGroup
+from meteora_rs.patch import Patch
+from meteora_rs.routes import BASE, Auto, Route
+from meteora_rs.site import Site
+from meteora_rs.source import AdapterSource, parse
+from meteora_rs.trace import Trace
+
+if TYPE_CHECKING:
+    from meteora_rs.gates.fit import FitReport
+
+
+@dataclass(frozen=True)
+class AdapterRecord:
+    """A live adapter: what `Meteora.adapters()` lists.
+
+    `bytes` are those of its weights; `tier` says where they are; `gate` where its gate rows come from (`arrow` is a
+    stopgap); `routable` whether `Auto` may choose it; `generation` grows with each change of weights or gate.
+    """
+
+    name: str
+    id: int
+    generation: int
+    slot: int
+    rank: int
+    dtype: str
+    bytes: int
+    sites: int
+    pinned: bool
+    gate: str
+    routable: bool
+    source: str
+    tier: str = "device"
+
+
+class Meteora:
+    """The handle that `attach` returns; one for each model."""
+
+    def __init__(self, patch: Patch, registry: _native.Registry, config: MeteoraConfig) -> None:
+        self.config = config
+        self.groups: list[InputGroup] = patch.groups
+        self.sites: list[Site] = patch.sites
+        self._patch = patch
+        self._registry = registry
+        self._context: RoutingContext = patch.context
+        # One writer: loads, reloads, unloads and gate changes come one after the other; requests never wait for it.
+        self._writer = threading.Lock()
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that this is attached to.
+
+        Raises:
+            MeteoraError: it has been detached.
+        """
+        return self._patch.model
+
+    def load_adapter(
+        self,
+        source: AdapterSource,
+        adapter_name: str,
+        *,
+        gate: GateSource = "arrow",
+        revision: str | None = None,
+    ) -> AdapterRecord:
+        """Load a PEFT LoRA adapter; requests that begin afterwards can use it, none that runs is disturbed.
+
+        Args:
+            source: a PEFT folder, a hub id, or `{"config": …, "tensors": state_dict}`.
+            adapter_name: 1 to 128 of A-Z a-z 0-9 . _ -, not beginning with . - or __.
+            gate: `"arrow"` (zero-shot, a stopgap until `fit_gates`), `"none"` (used by name only), or a dict of
+                tensors `{site path: row [in]}` or `{site path: (row, bias)}`.
+            revision: of a hub id.
+
+        Raises:
+            AdapterFormatError, AdapterUnsupportedError: what is wrong with which tensor of which file.
+            AdapterInUseError: the name is taken; use `reload_adapter`.
+            CapacityError: no free slot, or not enough rank rows.
+            OSError: the files can't be read.
+        """
+        return self._load(source, adapter_name, gate, revision, reload=False)
+
+    def reload_adapter(
+        self,
+        adapter_name: str,
+        source: AdapterSource,
+        *,
+        gate: GateSource | None = None,
+        revision: str | None = None,
+    ) -> AdapterRecord:
+        """Replace a live adapter's weights in one step; running requests keep the old ones, bit for bit.
+
+        Its gate rows stay as they are, unless `gate` is given or they are Arrow's, which follow the weights.
+
+        Raises:
+            AdapterNotFoundError: no such adapter. Others as `load_adapter`; the old weights then stay live.
+        """
+        return self._load(source, adapter_name, gate, revision, reload=True)
+
+    def _load(
+        self, source: AdapterSource, name: str, gate: GateSource | None, revision: str | None, reload: bool
+    ) -> AdapterRecord:
+        self._require_attached()
+        adapter = parse(self._registry, source, name, revision)
+        with self._writer:
+            if gate is None:
+                old = self.adapter(name)
+                gate = self._gate_rows(old.slot) if old.gate in ("tensors", "fitted") else old.gate
+                prepared = gates.resolve(gate, adapter, self.sites)
+                prepared.kind = old.gate
+            else:
+                prepared = gates.resolve(gate, adapter, self.sites)
+            self._context.release_default()
+            try:
+                reservation = self._registry.reserve(adapter, reload)
+                try:
+                    record = self._registry.publish(
+                        reservation,
+                        adapter,
+                        [site.kernel for site in self.sites],
+                        prepared.kind,
+                        prepared.kind != "none",
+                        prepared.write,
+                    )
+                finally:
+                    reservation.abandon()
+                self._share_gates([reservation.slot])
+            finally:
+                self._context.refresh()
+        return AdapterRecord(**record)
+
+    def unload_adapter(self, adapter_name: str) -> None:
+        """Retire an adapter; its rows are free when the last request that began with it has ended.
+
+        Raises:
+            AdapterNotFoundError: no such adapter.
+            AdapterInUseError: it is pinned.
+        """
+        with self._writer:
+            self._registry.unload(adapter_name)
+            self._share_gates()
+            self._context.refresh()
+
+    def pin_adapter(self, adapter_name: str, pinned: bool = True) -> None:
+        """Protect an adapter from unloading and eviction, or no longer.
+
+        Raises:
+            AdapterNotFoundError: no such adapter.
+        """
+        with self._writer:
+            self._registry.pin(adapter_name, pinned)
+
+    def adapters(self) -> list[AdapterRecord]:
+        """The live adapters, in slot order."""
+        return [AdapterRecord(**record) for record in self._registry.records()]
+
+    def adapter(self, name: str) -> AdapterRecord:
+        """The live adapter of this name.
+
+        Raises:
+            AdapterNotFoundError: no such adapter.
+        """
+        self._registry.plan([("named", [name], [])], 1, 1.0)
+        return next(record for record in self.adapters() if record.name == name)
+
+    def stats(self) -> dict[str, Any]:
+        """Slots, rank rows and pages (total, live, pending, held by running requests, free), and bytes reserved."""
+        buffers = [buffer for site in self.sites for buffer in site.buffers()]
+        reserved = sum(buffer.numel() * buffer.element_size() for buffer in buffers)
+        live = sum(record.bytes for record in self.adapters())
+        return {**self._registry.stats(), "bytes_reserved": reserved, "bytes_live": live}
+
+    @contextmanager
+    def routing(self, routes: Route | Sequence[Route]) -> Iterator[None]:
+        """Route what runs inside the block: one route for all rows, or a list with one for each row.
+
+        A route is `Auto()`, `Auto(only=[…])`, an adapter's name, `Mix({name: weight})` or `"__base__"`. The block
+        sees the adapters that are live now until it ends. Holds for this thread or asyncio task; blocks nest.
+
+        Raises:
+            AdapterNotFoundError: a name that no live adapter has.
+            RouteError: an empty list, a weight that is negative or not finite, an `only` that names an adapter
+                without a gate, or (in the forward pass) rows that do not match the batch.
+        """
+        self._require_attached()
+        listed: Sequence[Route] = [routes] if isinstance(routes, str) or not isinstance(routes, Sequence) else routes
+        with self._context.enter(self._context.plan(listed, self._context.current().trace)):
+            yield
+
+    @contextmanager
+    def trace(self) -> Iterator[Trace]:
+        """Record, for what runs inside the block, which adapter with which weight served each token and linear."""
+        self._require_attached()
+        trace = Trace([site.path for site in self.sites])
+        current = self._context.current()
+        if self._context.is_default():
+            plan = self._context.plan([Auto()], trace)
+        else:
+            plan = Plan(current.native, trace)
+        with self._context.enter(plan):
+            yield trace
+
+    def set_gates(self, rows: Mapping[str, Mapping[str, Tensor | tuple[Tensor, float]]], *, kind: str = "fitted") -> None:
+        """Replace the gate rows of live adapters, all or none; `"__base__"` makes the base a class of its own.
+
+        Args:
+            rows: for each adapter, `{site path: (row [in] float32, bias)}`, as in `load_adapter(gate=…)`.
+            kind: what `adapters()` shall say of them.
+
+        Raises:
+            AdapterNotFoundError, AdapterFormatError: a name or a row is wrong.
+            AdapterInUseError: a request is running: gate rows change in place, between requests.
+        """
+        self._require_attached()
+        with self._writer:
+            slots = {name: self._registry.slots - 1 if name == BASE else self.adapter(name).slot for name in rows}
+            prepared = {name: gates.TensorGate(name, each, self.sites, kind) for name, each in rows.items()}
+            self._context.release_default()
+            try:
+                if self._registry.readers():
+                    raise AdapterInUseError("gates change in place, between requests: close every routing() first")
+                for name, gate in prepared.items():
+                    gate.write(slots[name])
+                for name in rows:
+                    if name == BASE:
+                        self._registry.set_base_routable(True)
+                    else:
+                        self._registry.set_gate(name, kind, True)
+                self._share_gates(slots.values())
+            finally:
+                self._context.refresh()
+
+    def gate_rows(self) -> dict[str, dict[str, tuple[Tensor, float]]]:
+        """The gate rows in use, in the form of `set_gates`; adapters with Arrow's or no gate are left out."""
+        rows = {r.name: self._gate_rows(r.slot) for r in self.adapters() if r.gate in ("tensors", "fitted")}
+        if self._registry.base_routable:
+            rows[BASE] = self._gate_rows(self._registry.slots - 1)
+        return rows
+
+    def _gate_rows(self, slot: int) -> dict[str, tuple[Tensor, float]]:
+        return {site.path: (site.gate[slot].detach().clone(), float(site.gate_bias[slot])) for site in self.sites}
+
+    def _share_gates(self, changed: Iterable[int] = ()) -> None:
+        """Note for each input group whether its rows are equal for all live slots, so that one evaluation serves."""
+        live = {record.slot for record in self.adapters() if record.routable}
+        if self._registry.base_routable:
+            live.add(self._registry.slots - 1)
+        for group in self.groups:
+            group.share(changed, live)
+
+    def fit_gates(
+        self, data: Mapping[str, Iterable[str] | Iterable[tuple[str, str]]], **options: Any
+    ) -> FitReport:
+        """Fit the gates of live adapters on examples of their work, in closed form (see `meteora_rs.gates.fit`).
+
+        Args:
+            data: for each adapter texts or (prompt, response) pairs; `"__base__"`: general text that no adapter
+                should touch.
+            options: `tokenizer`, `passes`, `shrinkage`, `seed`, `progress`; see `gates.fit.fit_gates`.
+        """
+        from meteora_rs.gates.fit import fit_gates
+
+        self._require_attached()
+        return fit_gates(self, {name: list(each) for name, each in data.items()}, **options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write adapters, gates and config as a bundle that `attach_pretrained` reads (see `meteora_rs.bundle`)."""
+        from meteora_rs.bundle import save_bundle
+
+        save_bundle(self, folder)
+
+    def detach(self) -> None:
+        """Give the model back, bit for bit what it was; this handle is of no use afterwards."""
+        with self._writer:
+            self._patch.remove()
+
+    def _require_attached(self) -> None:
+        if not self._patch.active:
+            raise MeteoraError("this Meteora has been detached from its model; attach() again")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Meteora:
+        raise MeteoraError("a Meteora can't be copied: attach() to the copy of the model instead")

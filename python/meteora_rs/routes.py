@@ -1,0 +1,77 @@
+"""What a request may say about adapters: `Auto()`, a name, `Mix`, or `"__base__"`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from types import MappingProxyType
+from typing import TypeAlias
+
+from meteora_rs.errors import RouteError
+
+BASE = "__base__"
+"""The route that uses no adapter, and the name of the base as a class of its own in `fit_gates`."""
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Let the gates choose, for each token and layer, among all routable adapters, or among `only` some.
+
+    Raises:
+        RouteError: `only` is an empty list or a single string.
+    """
+
+    only: tuple[str, ...] | None = None
+
+    def __init__(self, only: Sequence[str] | None = None) -> None:
+        if isinstance(only, str):
+            raise RouteError(f"only must be a list of names, not the string {only!r}; for one adapter write [{only!r}]")
+        if only is not None and len(only) == 0:
+            raise RouteError("only is empty: it allows no adapter; use '__base__' for the base alone")
+        object.__setattr__(self, "only", None if only is None else tuple(only))
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Fixed weights: `y = W0·x + Σ weight_i · s_i · B_i(A_i x)`; the weights need not sum to 1.
+
+    Raises:
+        RouteError: no adapter, or a weight that is negative or not finite.
+    """
+
+    weights: Mapping[str, float]
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        if not weights:
+            raise RouteError("Mix needs at least one adapter")
+        for name, weight in weights.items():
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+                raise RouteError(f"Mix: the weight of {name!r} must be a number, not {weight!r}")
+            if not (isfinite(weight) and weight >= 0):
+                raise RouteError(f"Mix: the weight of {name!r} must be finite and not negative, not {weight!r}")
+        object.__setattr__(self, "weights", MappingProxyType(dict(weights)))
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self.weights.items())))
+
+
+Route: TypeAlias = Auto | Mix | str
+
+NativeRoute: TypeAlias = tuple[str, list[str], list[float]]
+"""(kind, names, weights) as the boundary reads it; kind is auto, only, named, mix or base."""
+
+
+def to_native(route: Route) -> NativeRoute:
+    """The route in the boundary's form.
+
+    Raises:
+        RouteError: `route` is no route at all.
+    """
+    if isinstance(route, Auto):
+        return ("auto", [], []) if route.only is None else ("only", list(route.only), [])
+    if isinstance(route, Mix):
+        return ("mix", list(route.weights), [float(w) for w in route.weights.values()])
+    if isinstance(route, str):
+        return ("base", [], []) if route == BASE else ("named", [route], [])
+    raise RouteError(f"a route is Auto(), Mix(), an adapter's name or {BASE!r}, not {route!r}")

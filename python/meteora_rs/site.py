@@ -1,0 +1,141 @@
+"""One adapted linear's state, and the class that makes a stock linear add it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from meteora_rs import _native, ops
+from meteora_rs.context import Plan, RoutingContext
+from meteora_rs.errors import MeteoraError
+
+_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+
+
+class Site(nn.Module):
+    """The gate, the pools and the table of one linear, as torch buffers at fixed addresses.
+
+    `gate [slots, in] f32`, `gate_bias [slots] f32`, `lora_A [bytes] u8`, `lora_B_packed [bytes] u8`,
+    `table [slots, 4] i32` (rust/core/src/layout.rs). None is in a `state_dict`; `.to(device)` moves them, while
+    `.half()` and the like leave them as they are: adapters keep their own dtype.
+    """
+
+    gate: Tensor
+    gate_bias: Tensor
+    lora_A: Tensor
+    lora_B_packed: Tensor
+    table: Tensor
+
+    def __init__(
+        self, path: str, index: int, group: int, leads: bool, module: nn.Linear, registry: _native.Registry
+    ) -> None:
+        super().__init__()
+        self.path, self.index, self.group, self.leads = path, index, group, leads
+        self.in_features, self.out_features = module.in_features, module.out_features
+        slots, pages = registry.slots, registry.pages
+        # zeros: large ones come from the system untouched, so only rows that are written take memory.
+        self.register_buffer("gate", torch.zeros(slots, self.in_features), persistent=False)
+        self.register_buffer("gate_bias", torch.zeros(slots), persistent=False)
+        bytes_per_column = pages * _native.PAGE_BYTES_PER_COLUMN
+        for name, width in (("lora_A", self.in_features), ("lora_B_packed", self.out_features)):
+            self.register_buffer(name, torch.zeros(bytes_per_column * width, dtype=torch.uint8), persistent=False)
+        self.register_buffer("table", torch.zeros(slots, 4, dtype=torch.int32), persistent=False)
+        self.kernel = _native.SiteKernel(registry, index, group, leads, self.in_features, self.out_features)
+        self._bind()
+
+    def _bind(self) -> None:
+        buffers = [self.gate, self.gate_bias, self.lora_A, self.lora_B_packed, self.table]
+        self.on_cpu = all(b.device.type == "cpu" for b in buffers)
+        if self.on_cpu:
+            self.kernel.bind(*(b.data_ptr() for b in buffers))
+        else:
+            self.kernel.unbind()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Site:
+        # Seen as integers, floats are moved by .to(device) and left alone by .half(), .bfloat16(), .to(dtype).
+        for name in ("gate", "gate_bias", "lora_A", "lora_B_packed", "table"):
+            buffer = getattr(self, name)
+            if buffer.dtype == torch.float32:
+                self._buffers[name] = fn(buffer.view(torch.int32)).view(torch.float32)
+            else:
+                self._buffers[name] = fn(buffer)
+        self._bind()
+        return self
+
+    def add(self, base: Tensor, x: Tensor, plan: Plan) -> Tensor:
+        """`base + Σ w_i s_i B_i(A_i x)` for the plan in force; `base [..., out]` may be written in place."""
+        if torch.compiler.is_compiling():
+            return self._op(base, x, plan)
+        if plan.is_base and plan.trace is None:
+            return base
+        if (
+            not (self.on_cpu and base.is_cpu and base.is_contiguous())
+            or type(base) is not Tensor
+            or (torch.is_grad_enabled() and (base.requires_grad or x.requires_grad or self.gate.requires_grad))
+        ):
+            if plan.trace is not None:
+                self._eager(base.detach().clone(), x.detach(), plan)
+            return self._op(base, x, plan)
+        # The same kernel through a shorter door: a call through torch's dispatcher costs about as much as one
+        # token's arithmetic, and there are seven of them in every layer.
+        self._eager(base, x, plan)
+        return base
+
+    def _eager(self, base: Tensor, x: Tensor, plan: Plan) -> None:
+        if not x.is_contiguous():
+            x = x.contiguous()
+        tokens = x.numel() // self.in_features
+        self.kernel.forward(
+            plan.native, x.data_ptr(), base.data_ptr(), tokens, _DTYPES[x.dtype], _DTYPES[base.dtype]
+        )
+        if plan.trace is not None:
+            plan.trace.record(plan.native, self.index, x.shape, self.kernel.selection())
+
+    def _op(self, base: Tensor, x: Tensor, plan: Plan) -> Tensor:
+        return ops.gated_lora(
+            base,
+            x,
+            self.gate,
+            self.gate_bias,
+            self.lora_A,
+            self.lora_B_packed,
+            self.table,
+            plan.row_route,
+            plan.routes,
+            plan.top_k,
+            plan.temperature,
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        raise MeteoraError(
+            "an attached model can't be deep-copied: copy the base before attach(), or detach() first, and attach "
+            "the copy by itself"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise MeteoraError(
+            "an attached model can't be pickled whole: save the base with save_pretrained() (its state_dict holds "
+            "no adapter) and the adapters with Meteora.save_pretrained()"
+        )
+
+
+class AttachedLinear(nn.Linear):
+    """Mixed in before a linear's own class; the linear stays what it was, its output gains the adapters' part."""
+
+    _meteora_site: Site
+    _meteora_context: RoutingContext
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The linear's own output plus the routed adapters' (see `Site.add`)."""
+        return self._meteora_site.add(super().forward(input), input, self._meteora_context.current())
+
+
+@cache
+def attached_class(base: type[nn.Linear]) -> type[nn.Linear]:
+    """The subclass of `base` that adds a site's output; named like `base`, so that printed models stay the same."""
+    members = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    return type(base.__name__, (AttachedLinear, base), members)

@@ -1,0 +1,91 @@
+"""Where an adapter comes from: a folder, a hub id, or memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from meteora_rs import _native
+from meteora_rs.errors import AdapterFormatError
+
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+AdapterSource: TypeAlias = str | os.PathLike[str] | Mapping[str, Any]
+
+
+def parse(
+    registry: _native.Registry, source: AdapterSource, name: str, revision: str | None = None
+) -> _native.Adapter:
+    """The checked adapter of `source`: a PEFT folder, a hub id, or `{"config": …, "tensors": state_dict}`.
+
+    Raises:
+        AdapterFormatError: the name, the config or a tensor is malformed or does not fit the model.
+        AdapterUnsupportedError: an option of PEFT's that would change the result and is not supported.
+        OSError: the files can't be read or the hub can't be reached.
+    """
+    _native.check_name(name)
+    if isinstance(source, Mapping):
+        return _parse_memory(registry, source, name)
+    return registry.parse_folder(name, str(resolve_folder(source, revision)))
+
+
+def resolve_folder(source: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The local folder of `source`; hub ids are fetched by huggingface_hub, from its cache when offline.
+
+    Raises:
+        FileNotFoundError: neither a folder nor a hub id.
+        OSError: huggingface_hub's errors.
+    """
+    folder = Path(source)
+    if folder.exists():
+        return folder
+    text = os.fspath(source)
+    if text.count("/") > 1 or text.startswith((".", "/", "~", os.sep)) or "\\" in text:
+        raise FileNotFoundError(f"no such adapter folder: {text}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(text, revision=revision, allow_patterns=list(FILES)))
+    except HFValidationError as error:
+        raise FileNotFoundError(f"neither an adapter folder nor a hub id: {text}") from error
+
+
+def _parse_memory(registry: _native.Registry, source: Mapping[str, Any], name: str) -> _native.Adapter:
+    if set(source) != {"config", "tensors"}:
+        raise AdapterFormatError(
+            f'adapter {name!r}: an adapter in memory is {{"config": …, "tensors": state_dict}}, '
+            f"not a dict with the keys {sorted(map(str, source))}"
+        )
+    config = source["config"]
+    if hasattr(config, "to_dict"):
+        config = config.to_dict()
+    try:
+        text = config if isinstance(config, str) else json.dumps(dict(config), default=_plain)
+        tensors = [(str(key), *_parts(value)) for key, value in dict(source["tensors"]).items()]
+    except (TypeError, ValueError) as error:
+        raise AdapterFormatError(f"adapter {name!r}: {error} (file: <memory>)") from error
+    return registry.parse_memory(name, text, tensors)
+
+
+def _parts(value: Any) -> tuple[str, list[int], bytes]:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"the values of 'tensors' are torch tensors, not {type(value).__name__}")
+    tensor = value.detach().cpu().contiguous()
+    data = tensor.view(torch.uint8) if tensor.dim() else tensor.reshape(1).view(torch.uint8)
+    return str(tensor.dtype).removeprefix("torch."), list(tensor.shape), data.numpy().tobytes()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, Enum):
+        return value.value
+    raise TypeError(f"the config holds {value!r}, which is not JSON")

@@ -1,0 +1,106 @@
+//! A parsed and checked adapter, not yet in any pool.
+
+use std::path::PathBuf;
+
+use meteora_core::peft;
+use pyo3::prelude::*;
+
+use crate::errors::to_py;
+
+/// See `_native.pyi`.
+#[pyclass(frozen, module = "meteora_rs._native")]
+pub struct Adapter {
+    pub inner: peft::Adapter,
+    pub source: String,
+}
+
+/// (name, dtype, shape, bytes) of a tensor in memory.
+pub type TensorParts = (String, String, Vec<usize>, Vec<u8>);
+
+impl Adapter {
+    pub fn from_folder(
+        py: Python<'_>,
+        name: &str,
+        folder: PathBuf,
+        sites: &[peft::SiteShape],
+    ) -> PyResult<Adapter> {
+        py.detach(|| {
+            let inner = peft::parse(
+                name,
+                peft::Source::Folder(&folder),
+                sites,
+                &peft::Limits::default(),
+            )?;
+            Ok(Adapter {
+                inner,
+                source: folder.display().to_string(),
+            })
+        })
+        .map_err(to_py)
+    }
+
+    pub fn from_memory(
+        py: Python<'_>,
+        name: &str,
+        config_json: &str,
+        tensors: Vec<TensorParts>,
+        sites: &[peft::SiteShape],
+    ) -> PyResult<Adapter> {
+        let tensors = tensors
+            .into_iter()
+            .map(|(name, dtype, shape, data)| peft::MemoryTensor {
+                name,
+                dtype,
+                shape,
+                data,
+            })
+            .collect();
+        py.detach(|| {
+            let source = peft::Source::Memory { config_json, tensors };
+            let inner = peft::parse(name, source, sites, &peft::Limits::default())?;
+            Ok(Adapter {
+                inner,
+                source: "<memory>".to_owned(),
+            })
+        })
+        .map_err(to_py)
+    }
+}
+
+#[pymethods]
+impl Adapter {
+    #[getter]
+    fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    #[getter]
+    fn rank(&self) -> usize {
+        self.inner.max_rank
+    }
+
+    #[getter]
+    fn bytes(&self) -> u64 {
+        self.inner.bytes
+    }
+
+    #[getter]
+    fn base_model(&self) -> Option<&str> {
+        self.inner.base_model.as_deref()
+    }
+
+    fn modules(&self) -> Vec<(String, usize, f32, &'static str)> {
+        let module = |m: &peft::Module| (m.path.clone(), m.rank, m.scaling, m.dtype.name());
+        self.inner.modules.iter().map(module).collect()
+    }
+
+    fn content_hash(&self, py: Python<'_>) -> String {
+        py.detach(|| self.inner.content_hash())
+    }
+}
+
+/// See `_native.pyi`.
+#[pyfunction]
+pub fn check_name(name: &str) -> PyResult<()> {
+    meteora_core::name::check(name).map_err(to_py)
+}

@@ -1,0 +1,136 @@
+//! Routes resolved against a snapshot, held from Python.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use meteora_core::kernel::{Options, Routes};
+use meteora_core::route::{plan, Route};
+use meteora_core::snapshot::Snapshot;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::errors::{raise, to_py};
+
+/// (kind, names, weights), as `meteora_rs.routes.to_native` makes it.
+pub type RouteParts = (String, Vec<String>, Vec<f64>);
+
+/// See `_native.pyi`.
+#[pyclass(frozen, module = "meteora_rs._native")]
+pub struct RoutePlan {
+    row_route: Vec<i32>,
+    records: Vec<i32>,
+    width: usize,
+    all_base: bool,
+    /// Differs from that of every other plan of the process.
+    pub serial: u64,
+    pub options: Options,
+    names: Vec<(usize, String)>,
+    /// What keeps the rows in place; None once released.
+    snapshot: Mutex<Option<Arc<Snapshot>>>,
+}
+
+impl RoutePlan {
+    pub fn new(
+        snapshot: Arc<Snapshot>,
+        routes: Vec<RouteParts>,
+        options: Options,
+        serial: u64,
+    ) -> PyResult<RoutePlan> {
+        let routes = routes.into_iter().map(to_core).collect::<PyResult<Vec<_>>>()?;
+        let made = plan(snapshot, &routes).map_err(to_py)?;
+        let names = made
+            .snapshot
+            .entries()
+            .map(|entry| (entry.slot(), entry.name().to_owned()))
+            .collect();
+        Ok(RoutePlan {
+            row_route: made.row_route,
+            records: made.records,
+            width: made.width,
+            all_base: made.all_base,
+            serial,
+            options,
+            names,
+            snapshot: Mutex::new(Some(made.snapshot)),
+        })
+    }
+
+    pub fn routes(&self) -> Routes<'_> {
+        Routes {
+            row_route: &self.row_route,
+            records: &self.records,
+            width: self.width,
+        }
+    }
+}
+
+#[pymethods]
+impl RoutePlan {
+    #[getter]
+    fn is_base(&self) -> bool {
+        self.all_base
+    }
+
+    #[getter]
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    #[getter]
+    fn top_k(&self) -> usize {
+        self.options.top_k
+    }
+
+    #[getter]
+    fn temperature(&self) -> f32 {
+        self.options.temperature
+    }
+
+    fn row_route<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &int_bytes(&self.row_route))
+    }
+
+    fn records<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &int_bytes(&self.records))
+    }
+
+    /// The adapters of the snapshot, by slot.
+    fn names(&self) -> Vec<(usize, String)> {
+        self.names.clone()
+    }
+
+    fn check_rows(&self, rows: usize) -> PyResult<()> {
+        let routes = self.row_route.len();
+        if rows % routes == 0 {
+            return Ok(());
+        }
+        Err(raise(
+            "RouteError",
+            format!(
+                "route: {routes} routes for a batch of {rows} rows; give one route, or one for each row (rows that \
+                 generate() expands follow their own)"
+            ),
+        ))
+    }
+
+    fn release(&self) {
+        self.snapshot
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+}
+
+fn to_core((kind, mut names, weights): RouteParts) -> PyResult<Route> {
+    Ok(match kind.as_str() {
+        "auto" => Route::Auto { only: None },
+        "only" => Route::Auto { only: Some(names) },
+        "mix" => Route::Mix(names.into_iter().zip(weights).collect()),
+        "base" => Route::Base,
+        "named" if names.len() == 1 => Route::Named(names.remove(0)),
+        _ => return Err(raise("RouteError", format!("route: no route of kind {kind:?}"))),
+    })
+}
+
+fn int_bytes(ints: &[i32]) -> Vec<u8> {
+    ints.iter().flat_map(|int| int.to_ne_bytes()).collect()
+}
