@@ -36,12 +36,12 @@ impl<W: Element> Kernel for Expand<'_, W> {
         // SAFETY: terms `t..t + T` exist; the contract is handed on.
         unsafe {
             while t + 4 <= self.terms.len() {
-                self.columns::<L, 4, 3>(t);
+                self.columns::<L, 4, 2>(t);
                 t += 4;
             }
             match self.terms.len() - t {
-                3 => self.columns::<L, 3, 4>(t),
-                2 => self.columns::<L, 2, 6>(t),
+                3 => self.columns::<L, 3, 3>(t),
+                2 => self.columns::<L, 2, 4>(t),
                 1 => self.columns::<L, 1, 8>(t),
                 _ => {}
             }
