@@ -39,7 +39,7 @@ pub fn arrow_row(module: &Module, out: &mut [f32]) {
     }
 }
 
-/// Relative size below which a pivot or an off-diagonal element counts as rounding.
+/// Relative size below which a pivot counts as rounding.
 const ROUNDING: f64 = 1e-15;
 
 /// A matrix's rank rows in f64: `bytes` are `[rank, width]`, or `[width, rank]` if `transposed`.
@@ -59,51 +59,69 @@ fn rows(dtype: DType, bytes: &[u8], rank: usize, transposed: bool) -> Vec<f64> {
     out
 }
 
-/// Products of all pairs of `rank` rows, `[rank, rank]`.
-fn gram(rows: &[f64], rank: usize) -> Vec<f64> {
-    let width = rows.len() / rank;
+/// Products of all pairs of `count` rows, `[count, count]`.
+fn gram(rows: &[f64], count: usize) -> Vec<f64> {
+    let width = rows.len() / count;
     let row = |i: usize| &rows[i * width..(i + 1) * width];
-    let mut out = vec![0f64; rank * rank];
-    for i in 0..rank {
-        for j in 0..=i {
-            let product = dot(row(i), row(j));
-            out[i * rank + j] = product;
-            out[j * rank + i] = product;
+    let mut out = vec![0f64; count * count];
+    let mut set = |i: usize, j: usize, product: f64| {
+        out[i * count + j] = product;
+        out[j * count + i] = product;
+    };
+    for i in (0..count).step_by(2) {
+        for j in (0..=i).step_by(2) {
+            // Past the end of an odd count a row is taken twice, and its product set twice to the same value.
+            let (i2, j2) = ((i + 1).min(count - 1), (j + 1).min(count - 1));
+            let [ij, ij2, i2j, i2j2] = dots([row(i), row(i2)], [row(j), row(j2)]);
+            set(i, j, ij);
+            set(i, j2, ij2);
+            set(i2, j, i2j);
+            set(i2, j2, i2j2);
         }
     }
     out
 }
 
-/// A dot product in eight lanes, so that it vectorises and has one order of summation.
-fn dot(left: &[f64], right: &[f64]) -> f64 {
-    let mut lanes = [0f64; 8];
-    let (left, right) = (left.chunks_exact(8), right.chunks_exact(8));
-    let rest: f64 = left
-        .remainder()
-        .iter()
-        .zip(right.remainder())
-        .map(|(x, y)| x * y)
-        .sum();
-    for (x, y) in left.zip(right) {
-        for lane in 0..8 {
-            lanes[lane] += x[lane] * y[lane];
+/// The four dot products of two rows with two others: half the loads of one at a time, in lanes that
+/// vectorise, in one order of summation.
+fn dots(left: [&[f64]; 2], right: [&[f64]; 2]) -> [f64; 4] {
+    const LANES: usize = 4;
+    const PAIRS: [(usize, usize); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
+    let [p, q] = left.map(|row| row.chunks_exact(LANES));
+    let [r, s] = right.map(|row| row.chunks_exact(LANES));
+    let rest = PAIRS.map(|(i, j)| {
+        let (x, y) = ([&p, &q][i].remainder(), [&r, &s][j].remainder());
+        x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>()
+    });
+    let mut sums = [[0f64; LANES]; 4];
+    for (((p, q), r), s) in p.zip(q).zip(r).zip(s) {
+        for (sum, (x, y)) in sums.iter_mut().zip([(p, r), (p, s), (q, r), (q, s)]) {
+            for lane in 0..LANES {
+                sum[lane] += x[lane] * y[lane];
+            }
         }
     }
-    lanes.iter().sum::<f64>() + rest
+    [0, 1, 2, 3].map(|k| sums[k].iter().sum::<f64>() + rest[k])
 }
 
 /// `L` with `L Lᵀ = matrix`, a Gram matrix, by the largest pivot first; columns beyond its rank are zero.
 fn cholesky(mut matrix: Vec<f64>, n: usize) -> Vec<f64> {
     let mut factor = vec![0f64; n * n];
-    let largest = (0..n).map(|i| matrix[i * n + i]).fold(0.0, f64::max);
+    let original: Vec<f64> = (0..n).map(|i| matrix[i * n + i]).collect();
     for column in 0..n {
-        let diagonal = (0..n).map(|i| matrix[i * n + i]);
-        let (pivot, value) = diagonal
-            .enumerate()
-            .fold((0, 0.0), |most, d| if d.1 > most.1 { d } else { most });
-        if value <= largest * ROUNDING {
+        // Each against its own size: A may make up for a small column of B.
+        let left = |i: usize| {
+            if original[i] > 0.0 {
+                matrix[i * n + i] / original[i]
+            } else {
+                0.0
+            }
+        };
+        let pivot = (1..n).fold(0, |most, i| if left(i) > left(most) { i } else { most });
+        if left(pivot) <= ROUNDING {
             break;
         }
+        let value = matrix[pivot * n + pivot];
         for i in 0..n {
             factor[i * n + column] = matrix[i * n + pivot] / value.sqrt();
         }
@@ -120,69 +138,53 @@ fn cholesky(mut matrix: Vec<f64>, n: usize) -> Vec<f64> {
 
 /// `z = L y`, `y` the top eigenvector of `Lᵀ G L`; none if that is zero.
 fn top(gram: &[f64], factor: &[f64], n: usize) -> Option<Vec<f64>> {
-    let product = |left: &dyn Fn(usize, usize) -> f64, right: &[f64]| {
-        let mut out = vec![0f64; n * n];
-        for i in 0..n {
-            for k in 0..n {
-                let x = left(i, k);
-                for j in 0..n {
-                    out[i * n + j] += x * right[k * n + j];
-                }
+    // Gᵢ· · L, then columns of L with that: G is symmetric.
+    let half = product(n, |i, k| gram[i * n + k], factor);
+    let symmetric = product(n, |i, k| factor[k * n + i], &half);
+    let y = top_eigenvector(symmetric, n)?;
+    let dot = |row: &[f64]| row.iter().zip(&y).map(|(x, y)| x * y).sum();
+    Some(factor.chunks_exact(n).map(dot).collect())
+}
+
+fn product(n: usize, left: impl Fn(usize, usize) -> f64, right: &[f64]) -> Vec<f64> {
+    let mut out = vec![0f64; n * n];
+    for (i, row) in out.chunks_exact_mut(n).enumerate() {
+        for (k, right) in right.chunks_exact(n).enumerate() {
+            let x = left(i, k);
+            for (sum, y) in row.iter_mut().zip(right) {
+                *sum += x * y;
             }
         }
-        out
-    };
-    let half = product(&|i, k| gram[i * n + k], factor);
-    let mut symmetric = product(&|i, k| factor[k * n + i], &half);
-    let size = symmetric.iter().fold(0f64, |size, x| size.max(x.abs()));
-    if size <= 0.0 {
+    }
+    out
+}
+
+/// The top eigenvector of a symmetric matrix without negative eigenvalues, by squaring the matrix until only one is
+/// left: no start vector that could miss it, and equal eigenvalues give a vector of their common space.
+fn top_eigenvector(mut matrix: Vec<f64>, n: usize) -> Option<Vec<f64>> {
+    // The ratio of two eigenvalues is raised to 2^40: what is still equal then was equal to begin with.
+    const MOST_SQUARINGS: usize = 40;
+    let scale = |matrix: &mut [f64], by: f64| matrix.iter_mut().for_each(|x| *x /= by);
+    let trace: f64 = (0..n).map(|i| matrix[i * n + i]).sum();
+    if trace <= 0.0 {
         return None;
     }
-    symmetric.iter_mut().for_each(|x| *x /= size);
-    let vectors = jacobi(&mut symmetric, n);
-    let value = |i: usize| symmetric[i * n + i];
-    let best = (1..n).fold(0, |best, i| if value(i) > value(best) { i } else { best });
-    let y = &vectors[best * n..(best + 1) * n];
-    Some((0..n).map(|i| dot(&factor[i * n..(i + 1) * n], y)).collect())
-}
-
-/// Diagonalises a symmetric matrix by rotations; its eigenvectors, as rows.
-fn jacobi(matrix: &mut [f64], n: usize) -> Vec<f64> {
-    const MOST_SWEEPS: usize = 30;
-    let mut vectors = vec![0f64; n * n];
-    (0..n).for_each(|i| vectors[i * n + i] = 1.0);
-    for _ in 0..MOST_SWEEPS {
-        let mut rotated = false;
-        for p in 0..n {
-            for q in p + 1..n {
-                let off = matrix[p * n + q];
-                if off.abs() <= ROUNDING {
-                    continue;
-                }
-                rotated = true;
-                let theta = (matrix[q * n + q] - matrix[p * n + p]) / (2.0 * off);
-                let tangent = theta.signum() / (theta.abs() + theta.hypot(1.0));
-                let cosine = 1.0 / tangent.hypot(1.0);
-                let sine = tangent * cosine;
-                for k in 0..n {
-                    let (x, y) = (matrix[k * n + p], matrix[k * n + q]);
-                    matrix[k * n + p] = cosine * x - sine * y;
-                    matrix[k * n + q] = sine * x + cosine * y;
-                }
-                rotate_rows(matrix, n, p, q, cosine, sine);
-                rotate_rows(&mut vectors, n, p, q, cosine, sine);
-            }
-        }
-        if !rotated {
+    scale(&mut matrix, trace);
+    for _ in 0..MOST_SQUARINGS {
+        // The trace of the square of a matrix of trace 1: it is 1 when one eigenvalue holds everything.
+        let purity: f64 = matrix.iter().map(|x| x * x).sum();
+        if 1.0 - purity <= n as f64 * f64::EPSILON {
             break;
         }
+        matrix = gram(&matrix, n);
+        scale(&mut matrix, purity);
     }
-    vectors
-}
-
-fn rotate_rows(matrix: &mut [f64], n: usize, p: usize, q: usize, cosine: f64, sine: f64) {
-    let (upper, lower) = matrix.split_at_mut(q * n);
-    for (x, y) in upper[p * n..(p + 1) * n].iter_mut().zip(&mut lower[..n]) {
-        (*x, *y) = (cosine * *x - sine * *y, sine * *x + cosine * *y);
-    }
+    let best = (1..n).fold(0, |best, i| {
+        if matrix[i * n + i] > matrix[best * n + best] {
+            i
+        } else {
+            best
+        }
+    });
+    Some(matrix[best * n..(best + 1) * n].to_vec())
 }
