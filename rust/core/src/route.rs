@@ -163,9 +163,9 @@ fn mix(snapshot: &Snapshot, row: usize, weights: &[(String, f64)]) -> Result<Vec
     let mut fixed: Vec<(usize, f32)> = Vec::with_capacity(weights.len());
     for (name, weight) in weights {
         let slot = snapshot.find(name)?.slot();
-        // Judged as the f32 that kernels get: what overflows there isn't finite.
+        // Kernels get an f32: a weight that overflows there isn't finite either, and one that underflows is zero.
         let rounded = *weight as f32;
-        if !rounded.is_finite() || rounded < 0.0 {
+        if !rounded.is_finite() || *weight < 0.0 {
             let reason = "weights are finite and not negative";
             return Err(Error::Route(format!(
                 "row {row}: adapter {name:?} has weight {weight}; {reason}"

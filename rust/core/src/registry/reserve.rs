@@ -107,7 +107,8 @@ impl Shared {
     }
 }
 
-/// The entry, if nobody else has it or its slot and rows.
+/// The entry, if nobody else has it or its slot and rows. Unlike the counts, this also waits for what the last
+/// reader did before it let go.
 fn unshared(entry: Arc<Entry>) -> std::result::Result<Entry, Arc<Entry>> {
     let mut entry = Arc::try_unwrap(entry)?;
     if Arc::get_mut(&mut entry.slot).is_some() && Arc::get_mut(&mut entry.rows).is_some() {

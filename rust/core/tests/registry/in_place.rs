@@ -1,21 +1,9 @@
 //! A reload where there is no room for a second generation: it takes its own place over, or says who reads it.
 
-use meteora_core::registry::{
-    AdapterInfo, AdapterRecord, GateKind, Intent, Registry, RegistryConfig, Reservation,
-};
+use meteora_core::registry::{AdapterRecord, GateKind, Intent, Registry, RegistryConfig, Reservation};
 use meteora_core::{DType, Error, Result};
 
-fn info(rank: usize) -> AdapterInfo {
-    AdapterInfo {
-        rank,
-        dtype: DType::F16,
-        bytes: 0,
-        gate: GateKind::Arrow,
-        routable: true,
-        sites: 1,
-        source: String::new(),
-    }
-}
+use super::info;
 
 /// A registry for an fp16 model, one page for each eight rank rows, with adapters of these ranks: "0", "1", …
 fn full(max_adapters: usize, pool_rank: usize, ranks: &[usize]) -> Registry {

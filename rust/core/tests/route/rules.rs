@@ -1,0 +1,151 @@
+//! Each rule by itself.
+
+use std::sync::Arc;
+
+use meteora_core::registry::{Registry, RegistryConfig};
+use meteora_core::route::{plan, Route};
+use meteora_core::snapshot::Snapshot;
+use meteora_core::Error;
+
+use super::Kind::{Absent, Named, Routable};
+use super::{auto, mix, named, one, only, snapshot, Meaning};
+
+#[track_caller]
+fn refused(snapshot: &Arc<Snapshot>, route: Route, hints: &[&str]) {
+    // In row 1, behind a row that is right.
+    match plan(Arc::clone(snapshot), &[Route::Base, route]) {
+        Err(Error::Route(message)) => {
+            for hint in ["row 1"].iter().chain(hints) {
+                assert!(message.contains(hint), "{message}");
+            }
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn gates_choose_among_the_routable() {
+    let some = snapshot(&[Routable, Named, Absent, Routable], false);
+    assert_eq!(one(&some, auto()), Meaning::Auto([0, 3].into()));
+    assert_eq!(one(&some, only(&["3"])), Meaning::Auto([3].into()));
+    assert_eq!(
+        one(&some, only(&["3", "0", "3"])),
+        Meaning::Auto([0, 3].into()),
+        "twice is once"
+    );
+    let with_base = snapshot(&[Routable, Named, Absent, Routable], true);
+    assert_eq!(one(&with_base, auto()), Meaning::Auto([0, 3, 4].into()));
+    assert_eq!(one(&with_base, only(&["3"])), Meaning::Auto([3, 4].into()));
+}
+
+#[test]
+fn the_base_where_there_is_nothing_to_choose() {
+    for base_routable in [false, true] {
+        for adapters in [&[][..], &[Absent], &[Named, Named]] {
+            assert_eq!(
+                one(&snapshot(adapters, base_routable), auto()),
+                Meaning::Fixed(vec![])
+            );
+        }
+    }
+}
+
+#[test]
+fn fixed_weights_come_with_ascending_slots() {
+    let adapters = snapshot(&[Routable, Named, Routable], true);
+    assert_eq!(
+        one(&adapters, named("1")),
+        Meaning::Fixed(vec![(1, 1.0)]),
+        "a name needs no gate"
+    );
+    let weights = mix(&[("2", 0.25), ("0", 3.0), ("1", 0.0)]);
+    assert_eq!(one(&adapters, weights), Meaning::Fixed(vec![(0, 3.0), (2, 0.25)]));
+    assert_eq!(
+        one(&adapters, mix(&[("0", 0.0), ("1", -0.0)])),
+        Meaning::Fixed(vec![])
+    );
+    assert_eq!(one(&adapters, Route::Base), Meaning::Fixed(vec![]));
+}
+
+#[test]
+fn unknown_names_are_not_found_anywhere() {
+    let adapters = snapshot(&[Routable, Absent], false);
+    for route in [named("1"), only(&["0", "1"]), mix(&[("0", 0.5), ("1", 0.0)])] {
+        match plan(Arc::clone(&adapters), &[route]) {
+            Err(Error::AdapterNotFound { name, known }) => {
+                assert_eq!((name.as_str(), known), ("1", vec!["0".into()]))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_followed_is_refused() {
+    let adapters = snapshot(&[Routable, Named], true);
+    assert!(matches!(plan(Arc::clone(&adapters), &[]), Err(Error::Route(_))));
+    refused(&adapters, only(&[]), &["only=[]"]);
+    refused(&adapters, only(&["0", "1"]), &["\"1\"", "no gate", "by name"]);
+    refused(&adapters, mix(&[]), &["empty"]);
+    refused(&adapters, mix(&[("0", 0.5), ("0", 0.5)]), &["\"0\"", "twice"]);
+    for weight in [-0.5, -1e-300, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e39] {
+        refused(&adapters, mix(&[("1", 0.5), ("0", weight)]), &["\"0\"", "weight"]);
+    }
+}
+
+#[test]
+fn equal_routes_share_a_record() {
+    let adapters = snapshot(&[Routable, Routable], false);
+    let routes = [
+        auto(),
+        named("1"),
+        only(&["1", "0"]),
+        mix(&[("1", 1.0), ("0", 0.0)]),
+        Route::Base,
+        auto(),
+    ];
+    let plan = plan(adapters, &routes).unwrap();
+    assert_eq!(
+        plan.row_route,
+        [0, 1, 0, 1, 2, 0],
+        "by what they mean, not by how they are written"
+    );
+    assert_eq!(plan.record_count(), 3);
+    assert!(plan.any_auto && !plan.all_base);
+    assert_eq!(plan.max_fixed, 1);
+}
+
+#[test]
+fn a_plan_keeps_its_adapters() {
+    let registry = Registry::new(RegistryConfig {
+        max_adapters: 1,
+        pool_rank: 8,
+        element_size: 2,
+    });
+    let plan = plan(registry.snapshot(), &[Route::Base]).unwrap();
+    assert_eq!(registry.readers(), 1);
+    assert!(plan.all_base && !plan.any_auto);
+    drop(plan);
+    assert_eq!(registry.readers(), 0);
+}
+
+#[test]
+fn rows_that_were_expanded_keep_their_routes() {
+    let adapters = snapshot(&[Routable, Routable], false);
+    let plan = plan(adapters, &[named("0"), Route::Base, named("1")]).unwrap();
+    for (rows, repeat) in [(3, 1), (6, 2), (12, 4)] {
+        plan.tokens_match(rows).unwrap();
+        let tokens = rows * 5;
+        for token in 0..tokens {
+            let row = token / 5 / repeat;
+            assert_eq!(plan.record_of(token, tokens), plan.record_of(row, 3));
+        }
+    }
+    for rows in [1, 2, 4, 7] {
+        let message = plan.tokens_match(rows).unwrap_err().to_string();
+        assert!(
+            message.contains("3 routes") && message.contains(&format!("{rows} rows")),
+            "{message}"
+        );
+    }
+}
