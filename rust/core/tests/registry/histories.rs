@@ -197,7 +197,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn the_registry_is_what_the_model_says(ops in proptest::collection::vec(any_op(), 1..60)) {
