@@ -1,0 +1,82 @@
+"""One sweep of the model over the examples, with every input group's activations summed as they pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .data import Batch
+from .statistics import ClassStatistics
+
+
+@dataclass
+class GroupActivations:
+    """What a sweep leaves of one input group: statistics, and a few whole activations with their classes."""
+
+    path: str
+    statistics: ClassStatistics
+    tests: list[Tensor] = field(default_factory=list)
+    test_labels: list[Tensor] = field(default_factory=list)
+
+    def add(self, x: Tensor, batch: Batch) -> None:
+        """Take what the batch's teaching and testing tokens have as input here; x is `[rows, length, in]`."""
+        flat = x.detach().reshape(-1, x.shape[-1])
+        labels = batch.labels.repeat_interleave(batch.ids.shape[1])
+        self.statistics.add(flat[batch.teach.to(x.device)], labels[batch.teach])
+        self.tests.append(flat[batch.test.to(x.device)])
+        self.test_labels.append(labels[batch.test])
+
+    def accuracy(self, rows: Tensor, biases: Tensor) -> tuple[int, int]:
+        """How many of the test tokens these gates give to their own class, of how many."""
+        x, labels = torch.cat(self.tests).float(), torch.cat(self.test_labels)
+        chosen = (x @ rows.to(x.device).T + biases.to(x.device)).argmax(1).cpu()
+        return int((chosen == labels).sum()), len(labels)
+
+
+def collect(
+    model: nn.Module,
+    groups: Sequence[GroupActivations],
+    batches: Sequence[Batch],
+    routing: Callable[[Batch], AbstractContextManager[Any]],
+    done: Callable[[int], object],
+) -> None:
+    """Runs every batch under its routes through the model without its head, and fills `groups`.
+
+    `done` is told the number of real tokens after each batch. Dropout is off meanwhile.
+    """
+    # The head is a fifth of a small model's work, and no gate reads its output.
+    body = getattr(model, "base_model", model)
+    device = next(model.parameters()).device
+    with _evaluating(model), torch.no_grad():
+        for batch in batches:
+            with _listening(model, groups, batch), routing(batch):
+                body(input_ids=batch.ids.to(device), attention_mask=batch.mask.to(device), use_cache=False)
+            done(int(batch.mask.sum()))
+
+
+@contextmanager
+def _listening(model: nn.Module, groups: Sequence[GroupActivations], batch: Batch) -> Iterator[None]:
+    def hook_for(group: GroupActivations) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda _, inputs: group.add(inputs[0], batch)
+
+    handles = [model.get_submodule(group.path).register_forward_pre_hook(hook_for(group)) for group in groups]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,50 @@
+"""Sums over activations that a discriminant is solved from, collected in one sweep."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class ClassStatistics:
+    """Class means and the shared scatter of one input, summed as batches come in.
+
+    Every token of class c has weight 1 / n_c, so that classes count alike however long their texts are:
+
+        mean_c = Σ_{t in c} x_t / n_c,   scatter = 1/C Σ_c Σ_{t in c} (x_t - mean_c)(x_t - mean_c)ᵀ / n_c
+
+    Memory: `width · (width + C) · 4` bytes. Sums are float32 about a pivot, the mean of the first batch:
+    activations are far from zero in a few coordinates, and their squares would drown the scatter.
+    """
+
+    def __init__(self, width: int, counts: Tensor) -> None:
+        """`counts [C]`: how many tokens each class will bring in all, each at least 1."""
+        self.counts = counts
+        self._weight = counts.reciprocal().float()
+        self._pivot: Tensor | None = None
+        self._sums = torch.zeros(len(counts), width)
+        self._squares = torch.zeros(width, width)
+
+    def add(self, x: Tensor, labels: Tensor) -> None:
+        """Count tokens x `[N, width]` of any float dtype, with their classes `[N]` int64."""
+        if len(x) == 0:
+            return
+        x = x.float()
+        if self._pivot is None:
+            self._pivot = x.mean(0)
+            self._sums, self._squares = self._sums.to(x.device), self._squares.to(x.device)
+        centred = x - self._pivot
+        weight = self._weight.to(x.device)[labels.to(x.device), None]
+        self._sums.index_add_(0, labels.to(x.device), centred * weight)
+        centred *= weight.sqrt()
+        self._squares.addmm_(centred.T, centred)
+
+    def means(self) -> Tensor:
+        """The class means, `[C, width]` float64; zeros before the first token."""
+        pivot = 0.0 if self._pivot is None else self._pivot.double()
+        return self._sums.double() + pivot
+
+    def scatter(self) -> Tensor:
+        """The mean of the classes' own covariances, `[width, width]` float64."""
+        sums = self._sums.double()
+        return (self._squares.double() - sums.T @ sums) / len(self.counts)

@@ -1,0 +1,72 @@
+"""Which tokens of which texts teach, and that pads never do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from meteora_rs.gates.fit.data import Batch, Example, Text, batches, encode, make_examples
+
+
+class Letters:
+    """A tokenizer of letters, with 1 at the beginning and 2 at the end of a text."""
+
+    eos_token_id = 2
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, Any]:
+        ids = [ord(letter) for letter in text]
+        return {"input_ids": [1, *ids] if add_special_tokens else ids}
+
+
+def examples(seed: int = 0, **options: int) -> list[Example]:
+    data: dict[str, list[Text]] = {"a": ["hello there", "x", "hi"], "b": [("what is it?", "that")] * 4}
+    given = {"max_tokens": 5, "max_length": 12, "tests_per_class": 4, **options}
+    return make_examples(data, Letters(), seed=seed, **given)
+
+
+def test_pairs_become_prompt_response_and_end() -> None:
+    assert encode("ab", Letters()) == [1, 97, 98]
+    assert encode(("ab", "c"), Letters()) == [1, 97, 98, 99, 2]
+
+
+def test_tokens_that_test_do_not_teach() -> None:
+    made = examples()
+    assert [example.label for example in made] == [0, 0, 0, 1, 1, 1, 1]
+    for example in made:
+        assert not set(example.teach) & set(example.test)
+        assert len(example.teach) <= 5
+        assert len(example.ids) <= 12
+        assert all(0 <= place < len(example.ids) for place in example.teach + example.test)
+    assert sum(len(example.test) for example in made if example.label == 1) == 4
+
+
+def test_the_same_seed_draws_the_same_tokens() -> None:
+    assert examples() == examples()
+    assert examples() != examples(seed=1)
+
+
+def test_a_class_without_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="'b' has no text"):
+        make_examples(
+            {"a": ["hello"], "b": [""]}, Letters(), max_tokens=1, max_length=9, tests_per_class=1, seed=0
+        )
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 13, 30, 1000])
+def test_batches_hold_every_token_once_and_no_pad(batch_tokens: int) -> None:
+    made = examples()
+    packed: list[Batch] = list(batches(made, batch_tokens))
+    seen = []
+    for batch in packed:
+        assert batch.ids.numel() <= max([batch_tokens, *(len(example.ids) for example in made)])
+        for places in (batch.teach, batch.test):
+            assert batch.mask.flatten()[places].all()
+        assert not batch.ids[batch.mask == 0].any()
+        labels = batch.labels.repeat_interleave(batch.ids.shape[1])
+        seen += list(
+            zip(labels[batch.teach].tolist(), batch.ids.flatten()[batch.teach].tolist(), strict=True)
+        )
+    wanted = [(example.label, example.ids[place]) for example in made for place in example.teach]
+    assert sorted(seen) == sorted(wanted)
+    assert torch.cat([batch.labels for batch in packed]).bincount().tolist() == [3, 4]

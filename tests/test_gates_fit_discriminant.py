@@ -1,0 +1,89 @@
+"""The closed form against a dense float64 one, and on a problem whose answer is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from meteora_rs.gates.fit.discriminant import solve
+from meteora_rs.gates.fit.statistics import ClassStatistics
+from torch import Tensor
+
+WIDTH, CLASSES = 12, 3
+
+
+def clouds(per_class: list[int], seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Gaussian classes with one covariance, far from zero; also the true means."""
+    random = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(WIDTH, WIDTH, generator=random, dtype=torch.float64) / WIDTH**0.5
+    means = 30.0 + torch.randn(len(per_class), WIDTH, generator=random, dtype=torch.float64)
+    labels = torch.arange(len(per_class)).repeat_interleave(torch.tensor(per_class))
+    noise = torch.randn(len(labels), WIDTH, generator=random, dtype=torch.float64)
+    return means[labels] + noise @ mixing.T, labels, means
+
+
+def summed(x: Tensor, labels: Tensor, parts: int = 1) -> ClassStatistics:
+    """The statistics of x, taken in `parts` batches."""
+    statistics = ClassStatistics(x.shape[1], labels.bincount(minlength=CLASSES).double())
+    for some_x, some_labels in zip(x.chunk(parts), labels.chunk(parts), strict=True):
+        statistics.add(some_x, some_labels)
+    return statistics
+
+
+def dense(x: Tensor, labels: Tensor, shrinkage: float) -> Tensor:
+    """Log-posteriors of x by the textbook, in float64, up to a term common to the classes."""
+    means = torch.stack([x[labels == c].mean(0) for c in range(CLASSES)])
+    scatters = [torch.cov(x[labels == c].T, correction=0) for c in range(CLASSES)]
+    s = torch.stack(scatters).mean(0)
+    s += shrinkage * s.diagonal().mean() * torch.eye(WIDTH, dtype=torch.float64)
+    rows = torch.linalg.solve(s, means.T).T
+    logits: Tensor = x @ rows.T - 0.5 * (rows * means).sum(1)
+    return logits
+
+
+@pytest.mark.parametrize("per_class", [[400, 400, 400], [700, 40, 300]])
+@pytest.mark.parametrize("shrinkage", [1e-3, 0.1])
+def test_equals_the_dense_form(per_class: list[int], shrinkage: float) -> None:
+    x, labels, _ = clouds(per_class)
+    rows, biases = solve(summed(x, labels), shrinkage)
+    assert rows.dtype == biases.dtype == torch.float32
+    logits = x @ rows.double().T + biases.double()
+    expected = dense(x, labels, shrinkage)
+    difference = (logits - logits.mean(1, keepdim=True)) - (expected - expected.mean(1, keepdim=True))
+    assert difference.abs().max() < 2e-3 * expected.std()
+
+
+def test_recovers_gaussian_classes() -> None:
+    x, labels, means = clouds([800] * CLASSES)
+    rows, biases = solve(summed(x, labels), 1e-3)
+    fresh, fresh_labels, _ = clouds([800] * CLASSES)
+    right = (fresh.float() @ rows.T + biases).argmax(1) == fresh_labels
+    assert right.double().mean() > 0.95
+    assert torch.equal((means.float() @ rows.T + biases).argmax(1), torch.arange(CLASSES))
+
+
+def test_streaming_is_the_batch() -> None:
+    x, labels, _ = clouds([200, 150, 100])
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    once, streamed = summed(x, labels), summed(x[order], labels[order], parts=9)
+    assert torch.allclose(once.means(), streamed.means(), rtol=1e-6)
+    assert torch.allclose(once.scatter(), streamed.scatter(), atol=1e-5)
+
+
+def test_a_far_pivot_does_not_drown_the_scatter() -> None:
+    x, labels, _ = clouds([300] * CLASSES)
+    near, far = summed(x, labels).scatter(), summed(x + 1e3, labels).scatter()
+    assert torch.allclose(near, far, atol=1e-3)
+
+
+def test_inputs_without_variance_are_no_division_by_zero() -> None:
+    x, labels = torch.ones(30, WIDTH), torch.arange(CLASSES).repeat(10)
+    rows, biases = solve(summed(x, labels), 0.01)
+    assert not rows.any()
+    assert not biases.any()
+
+
+def test_an_activation_that_is_not_finite_is_named() -> None:
+    x, labels, _ = clouds([20] * CLASSES)
+    x[3, 3] = torch.inf
+    with pytest.raises(ValueError, match=r"layers\.0\.q_proj is infinite or NaN"):
+        solve(summed(x, labels), 0.01, where="layers.0.q_proj")
