@@ -174,7 +174,8 @@ fn place(
             Half::B => ("B", [sites[at].out_features, rank]),
         };
         if shape != expected {
-            let reason = format!("has shape {shape:.4?}, and rank {rank} in {path} needs {expected:?}");
+            let shape = super::shown(&format!("{shape:?}"));
+            let reason = format!("has shape {shape}, and rank {rank} in {path} needs {expected:?}");
             return Err(context.tensor(&name, reason));
         }
         let Some(dtype) = element_type(&dtype) else {
