@@ -10,7 +10,7 @@ import meteora_rs
 import pytest
 import torch
 from meteora_rs import Auto, Meteora, MeteoraConfig
-from meteora_rs.errors import AdapterNotFoundError
+from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError
 from meteora_rs.gates.fit import FitReport, fit_gates
 from meteora_rs.gates.fit.collect import collect
 from torch import Tensor
@@ -201,6 +201,14 @@ def test_what_cannot_be_fitted_is_refused(
     before = state(meteora)
     with pytest.raises(ValueError, match=message):
         fit_gates(meteora, data, **{"tokenizer": Numbers(), "progress": False, **options})
+    assert same(state(meteora), before)
+
+
+def test_a_running_request_is_not_disturbed() -> None:
+    meteora = attached()
+    before = state(meteora)
+    with meteora.routing("first"), pytest.raises(AdapterInUseError):
+        fit(meteora)
     assert same(state(meteora), before)
 
 
