@@ -38,7 +38,7 @@ class Plan:
         records = torch.frombuffer(bytearray(native.records()), dtype=torch.int32).view(-1, native.width)
         self.routes = records if len(records) > 1 else records.repeat(2, 1)
         for tensor in (self.row_route, self.routes):
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)  # type: ignore[no-untyped-call]
+            torch._dynamo.mark_dynamic(tensor, 0)  # type: ignore[no-untyped-call]
 
 
 class Holder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from meteora_rs.errors import MeteoraError
 from meteora_rs.groups import InputGroup
 from meteora_rs.models.architecture import SiteInfo
 from meteora_rs.routes import Auto
-from meteora_rs.site import AttachedLinear, Site, attached_class
+from meteora_rs.site import CONTEXTS, AttachedLinear, Site, attached_class
 
 SITE_NAME = "meteora_site"
 """The name under which a linear holds its `Site` as a submodule."""
@@ -30,7 +31,8 @@ class Patch:
         self, model: nn.Module, infos: list[SiteInfo], registry: _native.Registry, config: MeteoraConfig
     ) -> None:
         self._model: nn.Module | None = model
-        self.context = RoutingContext(registry, config.top_k, config.temperature)
+        # Kernels keep top_k places for each token: no more of them than there are slots.
+        self.context = RoutingContext(registry, min(config.top_k, registry.slots), config.temperature)
         self.sites: list[Site] = []
         self.groups: list[InputGroup] = []
         self._linears: list[nn.Linear] = []
@@ -64,6 +66,9 @@ class Patch:
 
     def install(self) -> None:
         """Change the model; all that can fail has been done before."""
+        CONTEXTS[id(self.context)] = self.context
+        forget = weakref.finalize(self.model, CONTEXTS.pop, id(self.context), None)
+        self._undo.append(lambda: forget() and None)
         for linear, site in zip(self._linears, self.sites, strict=True):
             self._install_linear(linear, site)
         for name in ("forward", "generate"):
@@ -82,7 +87,7 @@ class Patch:
         linear.add_module(SITE_NAME, site)
         # Beside the submodule, plain attributes: nn.Module's own look-up of a submodule costs 0.3 µs a call.
         object.__setattr__(linear, "_meteora_site", site)
-        object.__setattr__(linear, "_meteora_context", self.context)
+        object.__setattr__(linear, "_meteora_id", id(self.context))
         hooked = getattr(linear, "_old_forward", None)
         if hooked is not None:  # accelerate's hooks have kept the bound forward of the stock class
             object.__setattr__(linear, "_old_forward", AttachedLinear.forward.__get__(linear))
@@ -90,7 +95,7 @@ class Patch:
         def undo() -> None:
             linear.__class__ = original
             del linear._modules[SITE_NAME]
-            for name in ("_meteora_site", "_meteora_context"):
+            for name in ("_meteora_site", "_meteora_id"):
                 linear.__dict__.pop(name)
             if hooked is not None:
                 object.__setattr__(linear, "_old_forward", hooked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,11 @@ from meteora_rs.context import Plan, RoutingContext
 from meteora_rs.errors import MeteoraError
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+
+
+CONTEXTS: dict[int, RoutingContext] = {}
+"""The contexts of the attached models. A global, because a tensor that torch.compile reaches through a module has a
+static shape: each new number of routes would be a recompilation."""
 
 
 class Site(nn.Module):
@@ -89,9 +94,13 @@ class Site(nn.Module):
         if not x.is_contiguous():
             x = x.contiguous()
         tokens = x.numel() // self.in_features
-        self.kernel.forward(
-            plan.native, x.data_ptr(), base.data_ptr(), tokens, _DTYPES[x.dtype], _DTYPES[base.dtype]
-        )
+        try:
+            dtypes = _DTYPES[x.dtype], _DTYPES[base.dtype]
+        except KeyError as error:
+            raise MeteoraError(
+                f"{self.path}: the model must be float32, float16 or bfloat16 to use adapters, not {error}"
+            ) from None
+        self.kernel.forward(plan.native, x.data_ptr(), base.data_ptr(), tokens, *dtypes)
         if plan.trace is not None:
             plan.trace.record(plan.native, self.index, x.shape, self.kernel.selection())
 
@@ -110,28 +119,16 @@ class Site(nn.Module):
             plan.temperature,
         )
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
-        raise MeteoraError(
-            "an attached model can't be deep-copied: copy the base before attach(), or detach() first, and attach "
-            "the copy by itself"
-        )
-
-    def __reduce__(self) -> NoReturn:
-        raise MeteoraError(
-            "an attached model can't be pickled whole: save the base with save_pretrained() (its state_dict holds "
-            "no adapter) and the adapters with Meteora.save_pretrained()"
-        )
-
 
 class AttachedLinear(nn.Linear):
     """Mixed in before a linear's own class; the linear stays what it was, its output gains the adapters' part."""
 
     _meteora_site: Site
-    _meteora_context: RoutingContext
+    _meteora_id: int
 
     def forward(self, input: Tensor) -> Tensor:
         """The linear's own output plus the routed adapters' (see `Site.add`)."""
-        return self._meteora_site.add(super().forward(input), input, self._meteora_context.current())
+        return self._meteora_site.add(super().forward(input), input, CONTEXTS[self._meteora_id].current())
 
 
 @cache

@@ -1,0 +1,196 @@
+"""The bundle: adapters with their gates in one folder, checked by hash.
+
+    meteora.json                     format version, config, shapes of the sites, adapters in order, hashes
+    gates.safetensors                "<adapter>/<site path>.gate" [in] float32, "<adapter>/<site path>.gate_bias" [1];
+                                     a site whose row equals its input group's leader's is left out
+    adapters/<name>/                 a PEFT folder
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from meteora_rs.config import MeteoraConfig
+from meteora_rs.errors import AdapterFormatError, MeteoraError
+from meteora_rs.peft_folder import write_peft_folder
+from meteora_rs.routes import BASE
+
+if TYPE_CHECKING:
+    from meteora_rs.meteora import Meteora
+
+FORMAT = 1
+MANIFEST, GATES, ADAPTERS = "meteora.json", "gates.safetensors", "adapters"
+
+Rows = dict[str, tuple[Tensor, float]]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `meteora.json` says."""
+
+    config: MeteoraConfig
+    sites: dict[str, list[int]]
+    adapters: list[dict[str, Any]]
+    gates_sha256: str
+
+
+def save_bundle(meteora: Meteora, folder: str | Path) -> None:
+    """Write a bundle; an existing one at `folder` is replaced only when the new one is whole.
+
+    Raises:
+        MeteoraError: `folder` exists and is no bundle.
+        OSError: it can't be written.
+    """
+    target = Path(folder)
+    if target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+        raise MeteoraError(f"{target} exists and is no bundle (it has no {MANIFEST}); choose another folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        _write(meteora, scratch)
+        os.chmod(scratch, 0o755)
+        if target.exists():
+            old = scratch.with_name(scratch.name + ".old")
+            target.rename(old)
+            scratch.rename(target)
+            shutil.rmtree(old)
+        else:
+            scratch.rename(target)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _write(meteora: Meteora, folder: Path) -> None:
+    adapters = []
+    with meteora.routing(BASE):  # holds the snapshot while its rows are read
+        for record in meteora.adapters():
+            sha256 = write_peft_folder(meteora, record, folder / ADAPTERS / record.name)
+            adapters.append({"name": record.name, "gate": record.gate, "pinned": record.pinned, "sha256": sha256})
+        gates = _gate_tensors(meteora, meteora.gate_rows())
+    save_file(gates, folder / GATES, metadata={"format": "pt"})
+    manifest = {
+        "format": FORMAT,
+        "config": asdict(meteora.config),
+        "sites": _shapes(meteora),
+        "adapters": adapters,
+        "gates_sha256": _sha256(folder / GATES),
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """The checked `meteora.json` of a bundle.
+
+    Raises:
+        AdapterFormatError: not a bundle, another format version, or a field that is missing or wrong.
+        OSError: it can't be read.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        data = json.loads(path.read_text())
+        if data["format"] != FORMAT:
+            raise AdapterFormatError(f"bundle format {data['format']!r}; this version reads {FORMAT} (file: {path})")
+        known = {field.name for field in fields(MeteoraConfig)}
+        if unknown := sorted(set(data["config"]) - known):
+            raise ValueError(f"config.{unknown[0]} is not known")
+        adapters = [
+            {key: adapter[key] for key in ("name", "gate", "pinned", "sha256")} for adapter in data["adapters"]
+        ]
+        return Manifest(MeteoraConfig(**data["config"]), dict(data["sites"]), adapters, data["gates_sha256"])
+    except AdapterFormatError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise AdapterFormatError(f"not a meteora bundle: {type(error).__name__}: {error} (file: {path})") from error
+
+
+def load_bundle(meteora: Meteora, folder: str | Path, manifest: Manifest) -> None:
+    """Load a bundle's adapters and gates into a freshly attached model.
+
+    Raises:
+        AdapterFormatError: the model's sites differ from the bundle's, or a file's hash does. Others as
+            `Meteora.load_adapter`.
+    """
+    folder = Path(folder)
+    _compare_sites(meteora, manifest, folder / MANIFEST)
+    gates_path = folder / GATES
+    _compare_hash("gates", gates_path, manifest.gates_sha256)
+    rows = _gate_rows(meteora, load_file(gates_path), gates_path)
+    for adapter in manifest.adapters:
+        name, gate = adapter["name"], adapter["gate"]
+        path = folder / ADAPTERS / name
+        _compare_hash(name, path / "adapter_model.safetensors", adapter["sha256"])
+        meteora.load_adapter(path, name, gate="arrow" if gate == "arrow" else "none")
+        if adapter["pinned"]:
+            meteora.pin_adapter(name)
+    for kind in ("tensors", "fitted"):
+        names = [adapter["name"] for adapter in manifest.adapters if adapter["gate"] == kind]
+        if missing := [name for name in names if name not in rows]:
+            raise AdapterFormatError(f"adapter {missing[0]!r}: no gate rows (file: {gates_path})")
+        if kind == "fitted" and BASE in rows:
+            names.append(BASE)
+        meteora.set_gates({name: rows[name] for name in names}, kind=kind)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _shapes(meteora: Meteora) -> dict[str, list[int]]:
+    return {site.path: [site.in_features, site.out_features] for site in meteora.sites}
+
+
+def _compare_sites(meteora: Meteora, manifest: Manifest, path: Path) -> None:
+    ours = _shapes(meteora)
+    for site in {**manifest.sites, **ours}:
+        theirs = manifest.sites.get(site)
+        if theirs != ours.get(site):
+            raise AdapterFormatError(
+                f"the bundle was made for another model: site {site} is {theirs or 'missing'} there and "
+                f"{ours.get(site) or 'missing'} here (file: {path})"
+            )
+
+
+def _compare_hash(name: str, path: Path, expected: str) -> None:
+    found = _sha256(path)
+    if found != expected:
+        raise AdapterFormatError(
+            f"adapter {name!r}: SHA-256 {found} where the bundle says {expected}: the file was changed (file: {path})"
+        )
+
+
+def _gate_tensors(meteora: Meteora, rows: dict[str, Rows]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, each in rows.items():
+        for group in meteora.groups:
+            leader, leader_bias = each[group.leader.path]
+            for site in group.sites:
+                row, bias = each[site.path]
+                if site is group.leader or bias != leader_bias or not torch.equal(row, leader):
+                    tensors[f"{name}/{site.path}.gate"] = row
+                    tensors[f"{name}/{site.path}.gate_bias"] = torch.tensor([bias])
+    return tensors
+
+
+def _gate_rows(meteora: Meteora, tensors: dict[str, Tensor], path: Path) -> dict[str, Rows]:
+    rows: dict[str, Rows] = {}
+    for key, row in tensors.items():
+        name, _, rest = key.partition("/")
+        if not rest.endswith(".gate"):
+            continue
+        bias = tensors.get(f"{key}_bias")
+        if bias is None:
+            raise AdapterFormatError(f"adapter {name!r}: tensor {key} has no bias beside it (file: {path})")
+        rows.setdefault(name, {})[rest.removesuffix(".gate")] = (row, float(bias))
+    return rows
