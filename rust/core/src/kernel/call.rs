@@ -2,8 +2,9 @@
 
 use super::floats::{Floats, FloatsMut, SharedRows};
 use super::parallel::Parallel;
-use super::products::{add_products, Choice};
+use super::products::add_products;
 use super::scratch::{with_scratch, Scratch};
+use super::segments::Choice;
 use super::select::{Places, Selection, Selector};
 use super::site::{Options, Routes, Site};
 use super::split::{split, BLOCK};

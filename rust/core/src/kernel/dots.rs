@@ -15,12 +15,14 @@ const CHUNK_ROWS: usize = 24;
 /// All dot products of `tokens` with `rows`.
 ///
 /// # Safety
-/// `width` elements behind each pointer; `out` is good for `tokens × rows` f32.
+/// `width` elements behind each pointer; `out` is good for one f32 at each `t * strides.0 + r * strides.1`.
 pub(super) struct Dots<'a, W> {
     pub(super) tokens: &'a [*const f32],
     pub(super) rows: &'a [*const u8],
     pub(super) width: usize,
     pub(super) out: *mut f32,
+    /// From token to token, from row to row.
+    pub(super) strides: (usize, usize),
     pub(super) element: PhantomData<W>,
 }
 
@@ -89,13 +91,13 @@ impl<W: Element> Dots<'_, W> {
             let mut w = [std::ptr::null(); R];
             x.copy_from_slice(&self.tokens[t..t + T]);
             w.copy_from_slice(&self.rows[r..r + R]);
-            // SAFETY: `width` elements behind each pointer; the outputs lie in `tokens × rows`.
+            // SAFETY: `width` elements behind each pointer; the outputs are the contract's.
             unsafe {
                 let sums = tile::<L, W, T, R>(x, w, self.width);
                 for i in 0..T {
-                    let out = self.out.add((t + i) * self.rows.len() + r);
+                    let out = self.out.add((t + i) * self.strides.0 + r * self.strides.1);
                     for j in 0..R {
-                        out.add(j).write(sums[i][j]);
+                        out.add(j * self.strides.1).write(sums[i][j]);
                     }
                 }
             }

@@ -1,4 +1,5 @@
-//! `sums[t, :] += Σ_r c[t, r] · B[r, :]` for the tokens of one slot, and `y[t, :] += sums[t, :]` at the end.
+//! `sums[t, :] += Σ_r c[t, r] · B[r, :]` for the tokens of one slot; a token's last slot goes on to
+//! `y[t, :] = round(y[t, :] + sums[t, :])`.
 
 #![allow(clippy::needless_range_loop)] // a tile's loops index several arrays at once
 
@@ -7,31 +8,38 @@ use super::isa::Kernel;
 use super::lane::{Lane, LANES};
 use std::marker::PhantomData;
 
-/// One token's term: its coefficients `[rank]`, its row of sums, and whether the sums begin here.
+/// One token's part in a slot.
 #[derive(Clone, Copy)]
 pub(super) struct Term {
-    pub(super) coefficients: *const f32,
+    /// Its row of sums, from the first of the columns at hand.
     pub(super) sums: *mut f32,
+    /// Its row of outputs, from column 0.
+    pub(super) y: *mut u8,
+    /// Whether its sums begin here, and whether they end here.
     pub(super) first: bool,
+    pub(super) last: bool,
 }
 
-/// Adds one slot's columns `0..width` to its tokens' sums.
+/// Adds columns `from..from + width` of one slot.
 ///
 /// # Safety
-/// `rank` coefficients, and `width` rounded up to eight sums, behind each term's pointers; `rank` rows of
-/// `width` elements from `b` on, `stride` elements apart.
-pub(super) struct Expand<'a, W> {
+/// Behind each term's pointers: `width` rounded up to eight sums, `from + width` outputs. `rank` rows of `stride`
+/// elements from `b` on; coefficients `[rank, terms]`.
+pub(super) struct Expand<'a, W, Y> {
     pub(super) terms: &'a [Term],
+    pub(super) coefficients: *const f32,
     pub(super) b: *const u8,
     pub(super) stride: usize,
     pub(super) rank: usize,
+    pub(super) from: usize,
     pub(super) width: usize,
-    pub(super) element: PhantomData<W>,
+    pub(super) elements: PhantomData<(W, Y)>,
 }
 
-impl<W: Element> Kernel for Expand<'_, W> {
+impl<W: Element, Y: Element> Kernel for Expand<'_, W, Y> {
     #[inline(always)]
     unsafe fn run<L: Lane>(self) {
+        // Eight accumulators: with twelve the compiler spills.
         let mut t = 0;
         // SAFETY: terms `t..t + T` exist; the contract is handed on.
         unsafe {
@@ -49,7 +57,7 @@ impl<W: Element> Kernel for Expand<'_, W> {
     }
 }
 
-impl<W: Element> Expand<'_, W> {
+impl<W: Element, Y: Element> Expand<'_, W, Y> {
     /// All columns of terms `t..t + T`, `C` vectors at a time, then one, then the part of one.
     #[inline(always)]
     unsafe fn columns<L: Lane, const T: usize, const C: usize>(&self, t: usize) {
@@ -59,23 +67,24 @@ impl<W: Element> Expand<'_, W> {
         // SAFETY: columns up to `width`; the last store may fill up its vector of sums.
         unsafe {
             while at + C * LANES <= self.width {
-                self.tile::<L, T, C>(&terms, at, LANES);
+                self.tile::<L, T, C>(t, &terms, at, LANES);
                 at += C * LANES;
             }
             while at + LANES <= self.width {
-                self.tile::<L, T, 1>(&terms, at, LANES);
+                self.tile::<L, T, 1>(t, &terms, at, LANES);
                 at += LANES;
             }
             if at < self.width {
-                self.tile::<L, T, 1>(&terms, at, self.width - at);
+                self.tile::<L, T, 1>(t, &terms, at, self.width - at);
             }
         }
     }
 
-    /// `T` terms by `C` vectors of columns from `at` on, of which the last has `count` columns.
+    /// `T` terms from `t` on by `C` vectors of columns from `at` on, of which the last has `count` columns.
     #[inline(always)]
     unsafe fn tile<L: Lane, const T: usize, const C: usize>(
         &self,
+        t: usize,
         terms: &[Term; T],
         at: usize,
         count: usize,
@@ -90,8 +99,9 @@ impl<W: Element> Expand<'_, W> {
                     }
                 }
             }
-            let mut b = self.b.cast::<W::Bits>().add(at);
-            for r in 0..self.rank {
+            let mut b = self.b.cast::<W::Bits>().add(self.from + at);
+            let mut c = self.coefficients.add(t);
+            for _ in 0..self.rank {
                 let mut row = [L::zero(); C];
                 for j in 0..C {
                     row[j] = if count == LANES {
@@ -101,50 +111,29 @@ impl<W: Element> Expand<'_, W> {
                     };
                 }
                 for i in 0..T {
-                    let c = L::splat(terms[i].coefficients.add(r).read());
+                    let c = L::splat(c.add(i).read());
                     for j in 0..C {
                         acc[i][j] = acc[i][j].add_product(c, row[j]);
                     }
                 }
                 b = b.wrapping_add(self.stride);
+                c = c.wrapping_add(self.terms.len());
             }
             for i in 0..T {
-                for j in 0..C {
-                    F32::store(acc[i][j], terms[i].sums.add(at + j * LANES));
+                if !terms[i].last {
+                    for j in 0..C {
+                        F32::store(acc[i][j], terms[i].sums.add(at + j * LANES));
+                    }
+                    continue;
                 }
-            }
-        }
-    }
-}
-
-/// Adds one token's sums to its outputs: `y = round(y + sums)`.
-///
-/// # Safety
-/// `width` rounded up to eight sums, and `width` outputs, behind the pointers.
-pub(super) struct AddSums<Y> {
-    pub(super) sums: *const f32,
-    pub(super) y: *mut u8,
-    pub(super) width: usize,
-    pub(super) element: PhantomData<Y>,
-}
-
-impl<Y: Element> Kernel for AddSums<Y> {
-    #[inline(always)]
-    unsafe fn run<L: Lane>(self) {
-        let y = self.y.cast::<Y::Bits>();
-        let whole = self.width - self.width % LANES;
-        let rest = self.width - whole;
-        let mut at = 0;
-        // SAFETY: offsets up to `width`; sums are readable in whole vectors.
-        unsafe {
-            while at < whole {
-                let sum = Y::load::<L>(y.add(at)).add(F32::load(self.sums.add(at)));
-                Y::store(sum, y.add(at));
-                at += LANES;
-            }
-            if rest > 0 {
-                let sum = Y::load_some::<L>(y.add(at), rest).add(F32::load(self.sums.add(at)));
-                Y::store_some(sum, y.add(at), rest);
+                for j in 0..C {
+                    let y = terms[i].y.cast::<Y::Bits>().add(self.from + at + j * LANES);
+                    if count == LANES {
+                        Y::store(Y::load::<L>(y).add(acc[i][j]), y);
+                    } else {
+                        Y::store_some(Y::load_some::<L>(y, count).add(acc[i][j]), y, count);
+                    }
+                }
             }
         }
     }

@@ -19,6 +19,7 @@ mod lane;
 mod parallel;
 mod products;
 mod scratch;
+mod segments;
 mod select;
 mod site;
 mod split;
@@ -70,5 +71,7 @@ pub fn gated_lora(
     pool: &dyn Parallel,
     selection: &mut Selection,
 ) {
-    Call::choosing(site, routes, x, options, selection).adding_to(y).run(pool);
+    Call::choosing(site, routes, x, options, selection)
+        .adding_to(y)
+        .run(pool);
 }

@@ -1,24 +1,18 @@
-//! `y += Σ w_i · s_i · B_i (A_i x)` for a block of tokens: pairs sorted by slot, block products on the segments.
+//! `y += Σ w_i · s_i · B_i (A_i x)` for a block of tokens, by block products on segments.
 
 use super::dots::Dots;
-use super::expand::{AddSums, Expand, Term};
+use super::expand::{Expand, Term};
 use super::floats::{with_element, SharedRows};
 use super::isa::dispatch;
-use super::scratch::{Pair, Scratch};
-use super::site::{Site, Weights};
+use super::scratch::{grow, Scratch};
+use super::segments::{list, Choice};
+use super::site::Site;
 use std::marker::PhantomData;
 
-/// Columns of the output that are worked on at once: a multiple of all tile widths (24, 32, 48, 64).
+/// Columns of the output that are worked on at once: a multiple of all tile widths (16, 24, 32, 64).
 const COLUMNS: usize = 192;
-/// Sums of a block that stay in the first-level cache (48 KiB with 64 tokens by 192 columns).
+/// Sums of a block that stay near the first-level cache (48 KiB with 64 tokens by 192 columns).
 const SUMS: usize = 64 * COLUMNS;
-
-/// A block's chosen slots and weights, `[tokens, stride]`.
-pub(super) struct Choice<'a> {
-    pub(super) stride: usize,
-    pub(super) slots: &'a [i32],
-    pub(super) weights: &'a [f32],
-}
 
 /// Adds the products of a block whose inputs are the rows at `x` to outputs from row `first` on.
 ///
@@ -32,149 +26,72 @@ pub(super) unsafe fn add_products(
     first: usize,
     scratch: &mut Scratch,
 ) {
-    list_pairs(site, choice, &mut scratch.pairs);
-    if scratch.pairs.is_empty() {
+    let coefficients = list(site, choice, &mut scratch.pairs, &mut scratch.segments);
+    if coefficients == 0 {
         return;
     }
     let (tokens, out) = (choice.slots.len() / choice.stride, site.out_features);
     let columns = out.min((SUMS / tokens / COLUMNS).max(1) * COLUMNS);
     let row = columns.next_multiple_of(8);
-    if scratch.sums.len() < tokens * row {
-        scratch.sums.resize(tokens * row, 0.0);
-    }
+    grow(&mut scratch.coefficients, coefficients);
+    grow(&mut scratch.sums, tokens * row);
     // SAFETY: the caller's `x`.
     unsafe { shrink(site, x, scratch) };
-    let Scratch {
-        pairs,
-        coefficients,
-        terms,
-        sums,
-        ..
-    } = scratch;
-    let sums = sums.as_mut_ptr();
-    terms.clear();
-    let mut at = 0;
-    for pair in pairs.iter() {
-        terms.push(Term {
-            coefficients: coefficients[at..].as_ptr(),
-            sums: sums.wrapping_add(pair.token * row),
-            first: pair.first,
-        });
-        at += site.table[pair.slot].rank as usize;
-    }
-    let mut from = 0;
-    while from < out {
+    let sums = scratch.sums.as_mut_ptr();
+    scratch.terms.clear();
+    scratch.terms.extend(scratch.pairs.iter().map(|pair| Term {
+        sums: sums.wrapping_add(pair.token() * row),
+        y: y.element((first + pair.token()) * out),
+        first: pair.first,
+        last: pair.last,
+    }));
+    for from in (0..out).step_by(columns) {
         let width = columns.min(out - from);
-        let mut at = 0;
-        for segment in pairs.chunk_by(|a, b| a.slot == b.slot) {
-            let terms = &terms[at..at + segment.len()];
-            // SAFETY: the terms' pointers hold a rank of coefficients and a row of sums.
-            unsafe { expand(&site.weights(segment[0].slot), terms, from, width, out) };
-            at += segment.len();
-        }
-        for pair in pairs.iter().filter(|pair| pair.first) {
-            with_element!(y.dtype, Y => {
-                let add = AddSums::<Y> {
-                    sums: sums.wrapping_add(pair.token * row),
-                    y: y.element((first + pair.token) * out + from),
+        for segment in &scratch.segments {
+            with_element!(segment.weights.dtype, W => with_element!(y.dtype, Y => {
+                let kernel = Expand::<W, Y> {
+                    terms: &scratch.terms[segment.pairs.clone()],
+                    coefficients: scratch.coefficients[segment.coefficients..].as_ptr(),
+                    b: segment.weights.b,
+                    stride: out,
+                    rank: segment.weights.rank,
+                    from,
                     width,
-                    element: PhantomData,
+                    elements: PhantomData,
                 };
-                // SAFETY: a row of sums; `width` outputs of a row that is the caller's alone.
-                unsafe { dispatch(add) }
-            });
+                // SAFETY: `Site::weights` has checked the rows, `shrink` filled the coefficients; a row of sums and
+                // one of `y`, which is the caller's alone, for each term.
+                unsafe { dispatch(kernel) }
+            }));
         }
-        from += width;
     }
 }
 
-/// The pairs that add something, by slot and token.
-fn list_pairs(site: &Site, choice: &Choice, pairs: &mut Vec<Pair>) {
-    pairs.clear();
-    if choice.stride == 0 {
-        return;
-    }
-    let rows = choice
-        .slots
-        .chunks_exact(choice.stride)
-        .zip(choice.weights.chunks_exact(choice.stride));
-    for (token, (slots, weights)) in rows.enumerate() {
-        let mut first = true;
-        for (&slot, &weight) in slots.iter().zip(weights) {
-            // A zero weight is left out: zero times an infinity in the adapter would be NaN.
-            if slot >= 0 && weight != 0.0 && site.table[slot as usize].rank > 0 {
-                pairs.push(Pair {
-                    slot: slot as usize,
-                    token,
-                    weight,
-                    first,
-                });
-                first = false;
-            }
-        }
-    }
-    pairs.sort_unstable_by_key(|pair| (pair.slot, pair.token));
-}
-
-/// `c[pair, r] = w · s · (A[r] · x)` for all pairs.
+/// `c[r, pair] = w · s · (A[r] · x)` for all segments.
 ///
 /// # Safety
 /// `x` is good for the rows of the pairs' tokens.
 unsafe fn shrink(site: &Site, x: *const f32, scratch: &mut Scratch) {
-    let Scratch {
-        pairs,
-        tokens,
-        rows,
-        coefficients,
-        ..
-    } = scratch;
     let width = site.in_features;
-    let total = pairs.iter().map(|pair| site.table[pair.slot].rank as usize).sum();
-    if coefficients.len() < total {
-        coefficients.resize(total, 0.0);
-    }
-    let mut rest = &mut coefficients[..];
-    for segment in pairs.chunk_by(|a, b| a.slot == b.slot) {
-        let Weights {
-            a,
-            rank,
-            dtype,
-            scaling,
-            ..
-        } = site.weights(segment[0].slot);
+    for segment in &scratch.segments {
+        let pairs = &scratch.pairs[segment.pairs.clone()];
+        let (weights, count) = (&segment.weights, pairs.len());
+        let (rows, tokens) = (&mut scratch.rows, &mut scratch.tokens);
         rows.clear();
-        rows.extend((0..rank).map(|r| a.wrapping_add(r * width * dtype.size())));
+        rows.extend((0..weights.rank).map(|r| weights.a.wrapping_add(r * width * weights.dtype.size())));
         tokens.clear();
-        tokens.extend(segment.iter().map(|pair| x.wrapping_add(pair.token * width)));
-        let (products, others) = std::mem::take(&mut rest).split_at_mut(segment.len() * rank);
-        rest = others;
-        with_element!(dtype, W => {
-            let out = products.as_mut_ptr();
-            // SAFETY: `weights` has checked the rows; the tokens are the caller's; `products` has the room.
-            unsafe { dispatch(Dots::<W> { tokens, rows, width, out, element: PhantomData }) }
+        tokens.extend(pairs.iter().map(|pair| x.wrapping_add(pair.token() * width)));
+        let products = &mut scratch.coefficients[segment.coefficients..][..weights.rank * count];
+        let (out, strides) = (products.as_mut_ptr(), (1, count));
+        with_element!(weights.dtype, W => {
+            let dots = Dots::<W> { tokens, rows, width, out, strides, element: PhantomData };
+            // SAFETY: `Site::weights` has checked the rows; the tokens are the caller's; `products` has the room.
+            unsafe { dispatch(dots) }
         });
-        for (pair, products) in segment.iter().zip(products.chunks_exact_mut(rank)) {
-            let factor = pair.weight * scaling;
-            products.iter_mut().for_each(|product| *product *= factor);
+        for products in products.chunks_exact_mut(count) {
+            for (product, pair) in products.iter_mut().zip(pairs) {
+                *product *= pair.weight * weights.scaling;
+            }
         }
     }
-}
-
-/// Adds columns `from..from + width` of one slot's rows to its terms.
-///
-/// # Safety
-/// The terms' pointers hold a rank of coefficients and `width` rounded up to eight sums.
-unsafe fn expand(weights: &Weights, terms: &[Term], from: usize, width: usize, out: usize) {
-    with_element!(weights.dtype, W => {
-        let kernel = Expand::<W> {
-            terms,
-            b: weights.b.wrapping_add(from * weights.dtype.size()),
-            stride: out,
-            rank: weights.rank,
-            width,
-            element: PhantomData,
-        };
-        // SAFETY: `Site::weights` has checked the rows; the terms are the caller's.
-        unsafe { dispatch(kernel) }
-    });
 }

@@ -1,17 +1,8 @@
 //! Each thread's working memory, reused by every call.
 
 use super::expand::Term;
+use super::segments::{Pair, Segment};
 use std::cell::Cell;
-
-/// One chosen (token, slot) of a block.
-#[derive(Clone, Copy)]
-pub(super) struct Pair {
-    pub(super) slot: usize,
-    pub(super) token: usize,
-    pub(super) weight: f32,
-    /// Whether it is its token's lowest slot.
-    pub(super) first: bool,
-}
 
 /// Buffers that only ever grow.
 #[derive(Default)]
@@ -20,12 +11,16 @@ pub(super) struct Scratch {
     pub(super) x: Vec<f32>,
     /// (route, token) of a block.
     pub(super) order: Vec<(i32, usize)>,
+    /// Slots of one group's candidates, their biases, and the bits of their products that count.
     pub(super) candidates: Vec<usize>,
+    pub(super) biases: Vec<f32>,
+    pub(super) masks: Vec<u32>,
     pub(super) logits: Vec<f32>,
     /// Row pointers of the tokens and of the weights of one product.
     pub(super) tokens: Vec<*const f32>,
     pub(super) rows: Vec<*const u8>,
     pub(super) pairs: Vec<Pair>,
+    pub(super) segments: Vec<Segment>,
     pub(super) coefficients: Vec<f32>,
     pub(super) terms: Vec<Term>,
     /// Sums of a block's tokens, before they are added to the outputs.
@@ -41,4 +36,11 @@ pub(super) fn with_scratch(f: impl FnOnce(&mut Scratch)) {
     let mut scratch = SCRATCH.take().unwrap_or_default();
     f(&mut scratch);
     SCRATCH.set(Some(scratch));
+}
+
+/// Makes room for `count` elements.
+pub(super) fn grow(values: &mut Vec<f32>, count: usize) {
+    if values.len() < count {
+        values.resize(count, 0.0);
+    }
 }

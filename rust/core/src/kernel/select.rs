@@ -3,7 +3,7 @@
 use super::dots::Dots;
 use super::element::F32;
 use super::isa::dispatch;
-use super::scratch::Scratch;
+use super::scratch::{grow, Scratch};
 use super::site::{Options, Routes, Site};
 use crate::layout::ROUTE_FIXED;
 use std::marker::PhantomData;
@@ -111,6 +111,8 @@ impl Selector<'_> {
         let Selector { site, options, .. } = *self;
         let Scratch {
             candidates,
+            biases,
+            masks,
             tokens,
             rows,
             logits,
@@ -134,28 +136,36 @@ impl Selector<'_> {
         tokens.clear();
         tokens.extend(group.iter().map(|&(_, t)| x.wrapping_add(t * width)));
         let count = candidates.len();
-        if logits.len() < group.len() * count {
-            logits.resize(group.len() * count, 0.0);
-        }
+        grow(logits, group.len() * count);
         let out = logits.as_mut_ptr();
         // SAFETY: the rows were sliced to `width`; the tokens are the caller's; `logits` has the room.
         unsafe {
+            let strides = (count, 1);
             dispatch(Dots::<F32> {
                 tokens,
                 rows,
                 width,
                 out,
+                strides,
                 element: PhantomData,
             })
         };
+        biases.clear();
+        biases.extend(candidates.iter().map(|&s| site.gate_bias[s]));
+        masks.clear();
+        let unsigned = |s: usize| {
+            if site.table[s].sign_free() {
+                0x7fff_ffff
+            } else {
+                u32::MAX
+            }
+        };
+        masks.extend(candidates.iter().map(|&s| unsigned(s)));
         for (&(_, token), logits) in group.iter().zip(logits.chunks_exact_mut(count.max(1))) {
-            for (logit, &slot) in logits.iter_mut().zip(candidates.iter()) {
-                let product = if site.table[slot].sign_free() {
-                    logit.abs()
-                } else {
-                    *logit
-                };
-                *logit = product + site.gate_bias[slot];
+            for ((logit, mask), bias) in logits.iter_mut().zip(masks.iter()).zip(biases.iter()) {
+                let value = f32::from_bits(logit.to_bits() & mask) + bias;
+                // Infinity less infinity would make the softmax NaN. (`min` would turn NaN into the largest.)
+                *logit = if value > f32::MAX { f32::MAX } else { value };
             }
             let range = token * places.stride..token * places.stride + options.top_k;
             let (slots, weights) = (&mut places.slots[range.clone()], &mut places.weights[range]);
@@ -166,24 +176,24 @@ impl Selector<'_> {
 
 /// The `top_k` largest logits, as slots ascending, and the softmax over them.
 fn choose(candidates: &[usize], logits: &[f32], options: &Options, slots: &mut [i32], weights: &mut [f32]) {
+    let k = options.top_k;
     let mut count = 0;
+    let mut bar = f32::NEG_INFINITY; // NaN and −inf don't pass it; nor do ties once k are found
     for (&slot, &logit) in candidates.iter().zip(logits) {
-        if logit.is_nan() || logit == f32::NEG_INFINITY {
-            continue;
+        if logit > bar {
+            // Descending; equal ones stay in front, so that ties go to the lowest slot.
+            let mut at = count.min(k - 1);
+            while at > 0 && weights[at - 1] < logit {
+                weights[at] = weights[at - 1];
+                slots[at] = slots[at - 1];
+                at -= 1;
+            }
+            (weights[at], slots[at]) = (logit, slot as i32);
+            count = k.min(count + 1);
+            if count == k {
+                bar = weights[k - 1];
+            }
         }
-        let logit = logit.min(f32::MAX); // infinity less infinity would make the softmax NaN
-        if count == options.top_k && logit <= weights[count - 1] {
-            continue;
-        }
-        // Descending; equal ones stay in front, so that ties go to the lowest slot.
-        let mut at = count.min(options.top_k - 1);
-        while at > 0 && weights[at - 1] < logit {
-            weights[at] = weights[at - 1];
-            slots[at] = slots[at - 1];
-            at -= 1;
-        }
-        (weights[at], slots[at]) = (logit, slot as i32);
-        count = options.top_k.min(count + 1);
     }
     if count == 0 {
         return;
