@@ -1,0 +1,80 @@
+"""Models and adapters, as the command line names them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import meteora_rs
+from meteora_rs.bundle import MANIFEST
+from meteora_rs.samples import smollm2_path
+
+Model: TypeAlias = Any
+"""A causal language model of transformers, whose own types promise little."""
+
+Tokenizer: TypeAlias = Any
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare `--model`."""
+    parser.add_argument(
+        "--model", help="a model folder or hub id (default: SmolLM2-135M-Instruct, fetched once)"
+    )
+
+
+def add_adapters_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare `--adapter`, which may be repeated."""
+    parser.add_argument(
+        "--adapter", "--adapters", action="append", dest="adapters", metavar="[NAME=]PATH", required=True,
+        help="a bundle, or a PEFT folder or hub id (its last part is the name without NAME=); repeatable",
+    )  # fmt: skip
+
+
+def load_model(name: str | None) -> tuple[Model, Tokenizer]:
+    """Return a model in fp32, ready to generate, and its tokenizer, which pads on the left.
+
+    Raises:
+        OSError: it can't be fetched or read.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    path = name or smollm2_path()
+    quiet: Any = logging.disable_progress_bar
+    quiet()  # reading takes a second or two; downloads keep their own bars
+    # fp32 whatever the file holds: on a CPU bf16 prefills several times slower.
+    model: Model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval(), tokenizer
+
+
+def split_name(item: str) -> tuple[str, str]:
+    """`NAME=PATH` as (name, path); without a name, the path's last part is the name."""
+    name, equals, path = item.partition("=")
+    return (name, path) if equals else (item.rstrip("/").rpartition("/")[2], item)
+
+
+def is_bundle(path: str | Path) -> bool:
+    """Whether `path` is a folder with a bundle's manifest."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+def attach(model: Model, adapters: Sequence[str]) -> meteora_rs.Meteora:
+    """Attach to `model` and load one bundle, or PEFT adapters with arrow gates.
+
+    Raises:
+        MeteoraError, OSError: as `attach_pretrained` and `load_adapter`.
+    """
+    if len(adapters) == 1 and is_bundle(adapters[0]):
+        return meteora_rs.attach_pretrained(model, adapters[0])
+    slots = max(meteora_rs.MeteoraConfig().max_adapters, len(adapters))
+    meteora = meteora_rs.attach(model, meteora_rs.MeteoraConfig(max_adapters=slots))
+    for item in adapters:
+        name, path = split_name(item)
+        meteora.load_adapter(path, adapter_name=name)
+    return meteora
