@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+
+SMALLEST, LARGEST = 2.0**-126, 2.0**127
+"""Bounds of a temperature: kernels divide by it in float32."""
 
 
 @dataclass(frozen=True)
@@ -11,8 +13,8 @@ class MeteoraConfig:
     """Sizes and routing defaults of an attached model; all fixed at attach, none needs a restart to load more.
 
     Args:
-        top_k: adapters that a token may mix, ≥ 1 (MeteoRA, arXiv 2405.13053, §3.2: 1 or 2).
-        temperature: T in `softmax(v / T)` over the chosen logits, > 0.
+        top_k: adapters that a token may mix at most, ≥ 1 (MeteoRA, arXiv 2405.13053, §3.2: 1 or 2).
+        temperature: T in `softmax(v / T)` over the chosen logits, > 0 and finite as a float32.
         max_adapters: slots, 1 to 4,096.
         pool_rank: rank rows for all adapters together, in the model's dtype; each adapter takes its rank rounded
             up to 8, and twice that if its elements are twice as wide as the model's.
@@ -33,5 +35,5 @@ class MeteoraConfig:
             raise ValueError(f"top_k must be at least 1, not {self.top_k}")
         if not 1 <= self.pool_rank <= 1 << 20:
             raise ValueError(f"pool_rank must be 1 to {1 << 20}, not {self.pool_rank}")
-        if not (isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"temperature must be finite and above 0, not {self.temperature}")
+        if not SMALLEST <= self.temperature <= LARGEST:
+            raise ValueError(f"temperature must be finite and above 0 as a float32, not {self.temperature}")

@@ -130,6 +130,19 @@ class AttachedLinear(nn.Linear):
         """The linear's own output plus the routed adapters' (see `Site.add`)."""
         return self._meteora_site.add(super().forward(input), input, CONTEXTS[self._meteora_id].current())
 
+    # Both hold for whatever contains the linear: to copy or pickle a model is to copy or pickle its linears.
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        raise MeteoraError(
+            "an attached model can't be deep-copied: copy the base before attach(), or detach() first, and attach "
+            "the copy by itself"
+        )
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise MeteoraError(
+            "an attached model can't be pickled whole: save the base with save_pretrained() (its state_dict holds no "
+            "adapter) and the adapters with Meteora.save_pretrained(), or detach() first"
+        )
+
 
 @cache
 def attached_class(base: type[nn.Linear]) -> type[nn.Linear]:

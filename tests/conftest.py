@@ -1,0 +1,42 @@
+"""What many tests begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import meteora_rs
+import pytest
+import torch
+from meteora_rs import Meteora, MeteoraConfig
+from tiny import adapter, tiny_model
+from transformers import PreTrainedModel
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same random numbers, whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def model() -> PreTrainedModel:
+    """A tiny random LLaMA of two layers."""
+    return tiny_model()
+
+
+@pytest.fixture
+def meteora(model: PreTrainedModel) -> Iterator[Meteora]:
+    """`model`, attached, without adapters; room for four, and for few rank rows."""
+    attached = meteora_rs.attach(model, MeteoraConfig(max_adapters=4, pool_rank=64))
+    yield attached
+    attached.detach()
+
+
+@pytest.fixture
+def loaded(meteora: Meteora) -> Meteora:
+    """`meteora` with three adapters of unequal ranks, types and targets, all with Arrow's gates."""
+    model = meteora.model
+    meteora.load_adapter(adapter(model, 4, seed=1), "math")
+    meteora.load_adapter(adapter(model, 8, seed=2, dtype=torch.bfloat16), "law")
+    meteora.load_adapter(adapter(model, 3, seed=3, targets=("q_proj", "down_proj")), "sql")
+    return meteora
