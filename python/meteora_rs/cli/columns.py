@@ -32,7 +32,8 @@ class Cell:
 
     def wrap(self, width: int, lines: int) -> list[list[tuple[str, str]]]:
         """At most `lines` lines of at most `width` characters, broken at spaces; "…" where text is cut."""
-        rest, out = list(self.characters), []
+        rest = list(self.characters)
+        out: list[list[tuple[str, str]]] = []
         while rest:
             if len(out) == lines:
                 last = out[-1][: width - 1]

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import meteora_rs
 from meteora_rs.bundle import MANIFEST
+from meteora_rs.errors import MeteoraError
 from meteora_rs.samples import smollm2_path
 
 Model: TypeAlias = Any
@@ -36,6 +37,7 @@ def load_model(name: str | None) -> tuple[Model, Tokenizer]:
     """Return a model in fp32, ready to generate, and its tokenizer, which pads on the left.
 
     Raises:
+        MeteoraError: transformers does not know this kind of model.
         OSError: it can't be fetched or read.
     """
     import torch
@@ -46,8 +48,11 @@ def load_model(name: str | None) -> tuple[Model, Tokenizer]:
     quiet: Any = logging.disable_progress_bar
     quiet()  # reading takes a second or two; downloads keep their own bars
     # fp32 whatever the file holds: on a CPU bf16 prefills several times slower.
-    model: Model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+    try:
+        model: Model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+    except ValueError as error:
+        raise MeteoraError(f"model {path}: {error}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval(), tokenizer

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from meteora_rs.errors import MeteoraError
+
 SMOLLM2 = "SmolLM2-135M-Instruct"
 _SMOLLM2_CONFIG = {
     "vocab_size": 49152,
@@ -25,12 +27,16 @@ def empty_model(model: str | None) -> Any:
     """Return a model on torch's meta device, from a folder's or hub id's config, or SmolLM2's shapes.
 
     Raises:
+        MeteoraError: transformers does not know this kind of model.
         OSError: the config can't be read.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-    config = AutoConfig.from_pretrained(model) if model else LlamaConfig(**_SMOLLM2_CONFIG)  # type: ignore[arg-type]
     from_config: Any = AutoModelForCausalLM.from_config
-    with torch.device("meta"):
-        return from_config(config, dtype=torch.float32)
+    try:
+        config = AutoConfig.from_pretrained(model) if model else LlamaConfig(**_SMOLLM2_CONFIG)  # type: ignore[arg-type]
+        with torch.device("meta"):
+            return from_config(config, dtype=torch.float32)
+    except ValueError as error:
+        raise MeteoraError(f"model {model}: {error}") from error

@@ -1,0 +1,133 @@
+"""The commands, end to end, on a tiny model."""
+
+import json
+import shutil
+from pathlib import Path
+
+import meteora_rs
+import pytest
+from meteora_rs.cli import main
+from tiny_text import save_adapter, save_model
+from transformers import AutoModelForCausalLM
+
+PROMPT = "how many plums do I have ?"
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `model`, `adapters/math`, `adapters/law`, and examples with a bundle of both."""
+    folder = tmp_path_factory.mktemp("cli")
+    model = save_model(folder / "model")
+    for seed, name in enumerate(("math", "law")):
+        save_adapter(folder / "adapters" / name, model, seed)
+    meteora = meteora_rs.attach(AutoModelForCausalLM.from_pretrained(model))
+    for name in ("math", "law"):
+        meteora.load_adapter(folder / "adapters" / name, adapter_name=name)
+    meteora.save_pretrained(folder / "examples" / "bundle")
+
+    def turn(adapter: str, prompt: str) -> dict[str, str | None]:
+        return {"adapter": adapter, "prompt": prompt, "expected": None}
+
+    prompts = [
+        {"group": "math", "turns": [turn("math", PROMPT)]},
+        {"group": "general", "turns": [turn("__base__", "tell me of Paris .")]},
+        {"group": "both", "turns": [turn("math", PROMPT), turn("law", "yes or no ?")]},
+    ]
+    (folder / "examples" / "prompts.json").write_text(json.dumps({"prompts": prompts}))
+    (folder / "texts.jsonl").write_text('"how many plums do I have ? two"\n"how many figs ? one"\n' * 3)
+    (folder / "general.jsonl").write_text('"tell me of Paris ."\n"the law says yes ."\n' * 3)
+    return folder
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_generate(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("--model", made / "model", "--max-new-tokens", 4)
+    status = run("generate", PROMPT, "tell me", *common, "--adapters", made / "examples/bundle", "--json")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert status == 0
+    assert [line["prompt"] for line in lines] == [PROMPT, "tell me"]
+    for line in lines:
+        assert "".join(piece for piece, _ in line["tokens"]).strip() == line["answer"]
+        assert {leader for _, leader in line["tokens"]} <= {"math", "law"}
+        assert sum(line["shares"].values()) == pytest.approx(1, abs=1e-5)
+
+    adapters = ("--adapter", f"math={made / 'adapters/math'}", "--adapter", made / "adapters/law")
+    assert run("generate", PROMPT, *common, *adapters, "--route", "law", "--color", "always") == 0
+    assert "\x1b[" in capsys.readouterr().out
+
+
+def test_generate_names_what_is_missing(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--model", made / "model", "--adapters", made / "examples/bundle", "--route", "sql")
+    assert run("generate", PROMPT, *arguments) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert '"sql"' in err and "law, math" in err
+
+
+def test_inspect(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", made / "adapters/math", "--model", made / "model", "--json") == 0
+    finding = json.loads(capsys.readouterr().out)
+    assert finding["loads"] and finding["kind"] == "a PEFT adapter"
+    assert finding["adapters"][0]["rank"] == 4
+    assert len(finding["adapters"][0]["modules"]) == finding["site_count"] == 14
+
+    assert run("inspect", made / "examples/bundle", "--model", made / "model") == 0
+    out = capsys.readouterr().out
+    assert "a bundle" in out and "math: loads" in out and "law: loads" in out
+
+    assert run("inspect", made / "adapters/math") == 1  # SmolLM2's shapes are others
+    assert "does not load" in capsys.readouterr().out
+
+    broken = shutil.copytree(made / "adapters/math", tmp_path / "broken")
+    config = json.loads((broken / "adapter_config.json").read_text())
+    (broken / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
+    assert run("inspect", broken, "--model", made / "model", "--json") == 1
+    assert "use_dora" in json.loads(capsys.readouterr().out)["adapters"][0]["reason"]
+
+    assert run("inspect", tmp_path / "nothing") == 2
+
+
+def test_fit_gates_writes_a_bundle(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ("fit-gates", "--model", made / "model", "--adapter", made / "adapters/math")
+    texts = ("--texts", f"math={made / 'texts.jsonl'}")
+    status = run(*base, *texts, "--texts", f"__base__={made / 'general.jsonl'}", "--out", tmp_path / "bundle")
+    assert status == 0
+    assert "wrote" in capsys.readouterr().out
+    meteora = meteora_rs.attach_pretrained(
+        AutoModelForCausalLM.from_pretrained(made / "model"), tmp_path / "bundle"
+    )
+    assert [(record.name, record.gate) for record in meteora.adapters()] == [("math", "fitted")]
+
+    assert run(*base, *texts, "--out", tmp_path / "other") == 2
+    assert "two classes" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_doctor(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("doctor", "--model", made / "model", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report) == {"versions", "machine", "kernels", "pools"}
+    assert run("doctor", "--model", made / "model") == 0
+    assert "kernels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("colour", ["always", "never"])
+def test_demo(made: Path, capsys: pytest.CaptureFixture[str], colour: str) -> None:
+    arguments = ("--model", made / "model", "--examples", made / "examples", "--max-new-tokens", 4)
+    assert run("demo", *arguments, "--color", colour) == 0
+    out = capsys.readouterr().out
+    for text in ("2 adapters", "both, turn 2", "Auto() was served by", "of its speed"):
+        assert text in out
+    assert ("\x1b[" in out) == (colour == "always")
+
+
+def test_bench_needs_a_checkout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("meteora_rs.cli.checkout.__file__", str(tmp_path / "a/b/c/checkout.py"))
+    assert run("bench") == 2
+    assert "source checkout" in capsys.readouterr().err
