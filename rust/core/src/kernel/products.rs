@@ -11,8 +11,8 @@ use std::marker::PhantomData;
 
 /// Columns of the output that are worked on at once: a multiple of all tile widths (16, 24, 32, 64).
 const COLUMNS: usize = 192;
-/// Sums of a block that stay near the first-level cache (48 KiB with 64 tokens by 192 columns).
-const SUMS: usize = 64 * COLUMNS;
+/// Sums that stay in the second-level cache (96 KiB with 128 tokens by 192 columns).
+const SUMS: usize = 128 * COLUMNS;
 
 /// Adds the products of a block whose inputs are the rows at `x` to outputs from row `first` on.
 ///

@@ -2,8 +2,10 @@
 
 #![allow(dead_code, unused_imports)] // each test file uses a part
 
+pub mod activations;
 pub mod oracle;
 pub mod site;
 
+pub use activations::Activations;
 pub use oracle::check;
 pub use site::{auto, fixed, Adapter, Case, Random};

@@ -1,6 +1,7 @@
 //! The op in float64, as plainly as can be, and the one helper that holds the kernels to it.
 
-use super::site::{read, Activations, Case};
+use super::activations::Activations;
+use super::site::{read, Case};
 use meteora_core::kernel::{apply, gated_lora, select, Parallel, Scoped, Selection, Serial};
 use meteora_core::layout::{PAGE_BYTES_PER_COLUMN, ROUTE_FIXED};
 use meteora_core::DType;
@@ -156,8 +157,9 @@ fn check_choice(case: &Case, token: usize, pairs: &[(usize, f32)]) {
         } else {
             product
         };
-        let logit = (product + f64::from(case.gate_bias[slot])).min(f64::from(f32::MAX));
+        let logit = product + f64::from(case.gate_bias[slot]);
         if !logit.is_nan() && logit != f64::NEG_INFINITY {
+            let logit = logit.min(f64::from(f32::MAX));
             logits.push((slot, logit, 1e-6 * size.min(1e30) + 1e-7 * logit.abs()));
         }
     }

@@ -3,16 +3,18 @@
 //! Warm: one site again and again. Cold: so many sites in turn that no cache holds them. The share of peak takes
 //! 16 multiply-adds a cycle and core at 3.4 GHz.
 
+mod buffers;
+mod pool;
+
+use buffers::{noise, Buffers, RANK};
 use meteora_core::kernel::{
-    apply, gated_lora, isa, select, Floats, FloatsMut, Options, Parallel, Routes, Selection, Serial, Site,
+    apply, gated_lora, isa, select, Floats, FloatsMut, Options, Parallel, Routes, Selection, Serial,
 };
-use meteora_core::layout::{pages, route_width, TableEntry, PAGE_BYTES_PER_COLUMN, ROUTE_AUTO};
+use meteora_core::layout::{route_width, ROUTE_AUTO};
 use meteora_core::DType;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use pool::Pair;
 use std::time::Instant;
 
-const RANK: usize = 8;
 const OPTIONS: Options = Options {
     top_k: 2,
     temperature: 1.0,
@@ -20,106 +22,6 @@ const OPTIONS: Options = Options {
 const PEAK: f64 = 16.0 * 3.4;
 /// Bytes of gate rows in a cold run; the last level of cache has 32 MiB.
 const COLD_BYTES: usize = 48 << 20;
-
-/// A second thread that spins for work while it is alive, as a torch pool's threads do between calls.
-struct Pair(Arc<State>);
-
-#[derive(Default)]
-struct State {
-    /// Even: idle; odd: a task is posted.
-    turn: AtomicUsize,
-    over: AtomicBool,
-    task: Mutex<Option<(usize, usize)>>,
-}
-
-impl Pair {
-    fn new() -> Pair {
-        let state = Arc::new(State::default());
-        let theirs = state.clone();
-        std::thread::spawn(move || {
-            while !theirs.over.load(Ordering::Relaxed) {
-                if theirs.turn.load(Ordering::Acquire) % 2 == 0 {
-                    std::hint::spin_loop();
-                    continue;
-                }
-                let parts = theirs.task.lock().unwrap().take().unwrap();
-                // SAFETY: the two words of a `&dyn Fn` that `run` keeps alive until the turn is even again.
-                let task: &(dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(parts) };
-                task(1);
-                theirs.turn.fetch_add(1, Ordering::Release);
-            }
-        });
-        Pair(state)
-    }
-}
-
-impl Drop for Pair {
-    fn drop(&mut self) {
-        self.0.over.store(true, Ordering::Relaxed);
-    }
-}
-
-impl Parallel for Pair {
-    fn threads(&self) -> usize {
-        2
-    }
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        let half = |half: usize| (half..tasks).step_by(2).for_each(task);
-        let shared: &(dyn Fn(usize) + Sync) = &half;
-        // SAFETY: the reference outlives its use, since this function waits for the other thread.
-        let parts: (usize, usize) = unsafe { std::mem::transmute(shared) };
-        *self.0.task.lock().unwrap() = Some(parts);
-        self.0.turn.fetch_add(1, Ordering::Release);
-        half(0);
-        while self.0.turn.load(Ordering::Acquire) % 2 == 1 {
-            std::hint::spin_loop();
-        }
-    }
-}
-
-/// The buffers of one site.
-struct Buffers {
-    gate: Vec<f32>,
-    gate_bias: Vec<f32>,
-    lora_a: Vec<u8>,
-    lora_b: Vec<u8>,
-    table: Vec<TableEntry>,
-}
-
-fn noise(state: &mut u64) -> f32 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    (*state >> 40) as f32 / (1 << 23) as f32 - 1.0
-}
-
-impl Buffers {
-    fn new(slots: usize, (from, to): (usize, usize), dtype: DType, seed: u64) -> Buffers {
-        let mut state = seed * 0x9e37_79b9 + 1;
-        let each = pages(RANK, dtype);
-        let mut pool = |width: usize| -> Vec<u8> {
-            let count = slots * each * PAGE_BYTES_PER_COLUMN * width / dtype.size();
-            let values = (0..count).map(|_| noise(&mut state) * 0.05);
-            match dtype {
-                DType::BF16 => values
-                    .flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes())
-                    .collect(),
-                DType::F32 => values.flat_map(f32::to_le_bytes).collect(),
-                DType::F16 => values.flat_map(|_| 0x2a66u16.to_le_bytes()).collect(),
-            }
-        };
-        let (lora_a, lora_b) = (pool(from), pool(to));
-        Buffers {
-            gate: (0..slots * from).map(|_| noise(&mut state)).collect(),
-            gate_bias: vec![0.0; slots],
-            lora_a,
-            lora_b,
-            table: (0..slots)
-                .map(|s| TableEntry::new(s * each, RANK, dtype, 2.0))
-                .collect(),
-        }
-    }
-}
 
 #[derive(Clone, Copy)]
 struct Setup {
@@ -172,17 +74,7 @@ fn time(setup: Setup) {
     let began = Instant::now();
     let mut i = 0;
     while i < 3 * sites.max(20) || began.elapsed().as_millis() < 600 {
-        let b = &buffers[i % sites];
-        let site = Site {
-            in_features: widths.0,
-            out_features: widths.1,
-            slots,
-            gate: &b.gate,
-            gate_bias: &b.gate_bias,
-            lora_a: &b.lora_a,
-            lora_b_packed: &b.lora_b,
-            table: &b.table,
-        };
+        let site = buffers[i % sites].site(slots, widths);
         let x = Floats::F32(&inputs[i % inputs.len()]);
         let start = Instant::now();
         if i / sites % 2 == 0 {
