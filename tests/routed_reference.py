@@ -17,8 +17,8 @@ def reference_model_output(
 ) -> Tensor:
     """The logits `[rows, tokens, vocabulary]` in float64 of `base`, a stock copy of the attached model.
 
-    Each adapted linear adds `reference.gated_lora` on the tensors that the attached model's sites hold and the
-    records of `routes`.
+    Each adapted linear adds `reference.gated_lora` on the tensors that the attached model's sites hold and
+    the records of `routes`.
     """
     model = copy.deepcopy(base).double()
     with meteora.routing(routes):

@@ -22,13 +22,20 @@ class InputGroup:
         """The site that is called first and whose choice the others may take over."""
         return self.sites[0]
 
-    def share(self, changed: Iterable[int], live: Set[int]) -> None:
-        """Let one evaluation of the gates serve all sites if the rows of every live slot are the same at each."""
+    def share(self, changed: Iterable[int], readable: Set[int] | None) -> None:
+        """Let one evaluation of the gates serve all sites if the rows of a slot are the same at each.
+
+        Args:
+            changed: slots whose rows were written since the last call.
+            readable: the slots that any request may read; None: all that were ever written.
+        """
         if len(self.sites) == 1:
             return
         for slot in changed:
             (self._unequal.discard if self._equal(slot) else self._unequal.add)(slot)
-        shares = self._unequal.isdisjoint(live)
+        if readable is not None:
+            self._unequal.intersection_update(readable)
+        shares = not self._unequal
         for site in self.sites:
             site.kernel.shares_gate = shares
 

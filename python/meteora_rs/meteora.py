@@ -127,6 +127,11 @@ class Meteora:
                 prepared.kind = old.gate
             else:
                 prepared = gates.resolve(gate, adapter, self.sites)
+
+            def write(slot: int) -> None:
+                prepared.write(slot)
+                self._share_gates([slot])  # before a request can read the slot
+
             self._context.release_default()
             try:
                 reservation = self._registry.reserve(adapter, reload)
@@ -137,11 +142,11 @@ class Meteora:
                         [site.kernel for site in self.sites],
                         prepared.kind,
                         prepared.kind != "none",
-                        prepared.write,
+                        write,
                     )
                 finally:
                     reservation.abandon()
-                self._share_gates([reservation.slot])
+                self._share_gates()
             finally:
                 self._context.refresh()
         return AdapterRecord(**record)
@@ -155,8 +160,8 @@ class Meteora:
         """
         with self._writer:
             self._registry.unload(adapter_name)
-            self._share_gates()
             self._context.refresh()
+            self._share_gates()
 
     def pin_adapter(self, adapter_name: str, pinned: bool = True) -> None:
         """Protect an adapter from unloading and eviction, or no longer.
@@ -258,12 +263,15 @@ class Meteora:
         return {site.path: (site.gate[slot].detach().clone(), float(site.gate_bias[slot])) for site in self.sites}
 
     def _share_gates(self, changed: Iterable[int] = ()) -> None:
-        """Note for each input group whether its rows are equal for all live slots, so that one evaluation serves."""
-        live = {record.slot for record in self.adapters() if record.routable}
-        if self._registry.base_routable:
-            live.add(self._registry.slots - 1)
+        """Note for each input group whether its rows are equal for all slots in use: one evaluation then serves."""
+        changed = set(changed)
+        readable = None  # running requests may hold slots that no live adapter has
+        if not self._registry.stats()["slots"]["held"]:
+            readable = {record.slot for record in self.adapters() if record.routable} | changed
+            if self._registry.base_routable:
+                readable.add(self._registry.slots - 1)
         for group in self.groups:
-            group.share(changed, live)
+            group.share(changed, readable)
 
     def fit_gates(
         self, data: Mapping[str, Iterable[str] | Iterable[tuple[str, str]]], **options: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from numbers import Real
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -13,13 +13,16 @@ from meteora_rs.errors import RouteError
 BASE = "__base__"
 """The route that uses no adapter, and the name of the base as a class of its own in `fit_gates`."""
 
+LARGEST = (2 - 2**-23) * 2.0**127
+"""The largest float32: kernels hold weights in that type."""
+
 
 @dataclass(frozen=True)
 class Auto:
     """Let the gates choose, for each token and layer, among all routable adapters, or among `only` some.
 
     Raises:
-        RouteError: `only` is an empty list or a single string.
+        RouteError: `only` is an empty list, a single string, or holds what is no string.
     """
 
     only: tuple[str, ...] | None = None
@@ -29,6 +32,8 @@ class Auto:
             raise RouteError(f"only must be a list of names, not the string {only!r}; for one adapter write [{only!r}]")
         if only is not None and len(only) == 0:
             raise RouteError("only is empty: it allows no adapter; use '__base__' for the base alone")
+        for name in only or ():
+            _check_name("Auto", name)
         object.__setattr__(self, "only", None if only is None else tuple(only))
 
 
@@ -45,15 +50,26 @@ class Mix:
     def __init__(self, weights: Mapping[str, float]) -> None:
         if not weights:
             raise RouteError("Mix needs at least one adapter")
+        checked: dict[str, float] = {}
         for name, weight in weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            _check_name("Mix", name)
+            if isinstance(weight, bool) or not isinstance(weight, Real):
                 raise RouteError(f"Mix: the weight of {name!r} must be a number, not {weight!r}")
-            if not (isfinite(weight) and weight >= 0):
+            if not 0 <= weight <= LARGEST:
                 raise RouteError(f"Mix: the weight of {name!r} must be finite and not negative, not {weight!r}")
-        object.__setattr__(self, "weights", MappingProxyType(dict(weights)))
+            checked[name] = float(weight)
+        object.__setattr__(self, "weights", MappingProxyType(checked))
+
+    def __reduce__(self) -> tuple[type[Mix], tuple[dict[str, float]]]:  # a mapping proxy can't be pickled
+        return Mix, (dict(self.weights),)
 
     def __hash__(self) -> int:
         return hash(tuple(sorted(self.weights.items())))
+
+
+def _check_name(kind: str, name: object) -> None:
+    if not isinstance(name, str):
+        raise RouteError(f"{kind}: an adapter's name is a string, not {name!r}")
 
 
 Route: TypeAlias = Auto | Mix | str
@@ -71,7 +87,7 @@ def to_native(route: Route) -> NativeRoute:
     if isinstance(route, Auto):
         return ("auto", [], []) if route.only is None else ("only", list(route.only), [])
     if isinstance(route, Mix):
-        return ("mix", list(route.weights), [float(w) for w in route.weights.values()])
+        return ("mix", list(route.weights), list(route.weights.values()))
     if isinstance(route, str):
         return ("base", [], []) if route == BASE else ("named", [route], [])
     raise RouteError(f"a route is Auto(), Mix(), an adapter's name or {BASE!r}, not {route!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
 
 import torch
 from torch import Tensor
@@ -13,6 +12,8 @@ from meteora_rs.site import Site
 
 KIND_MASK = 0xFF
 """The dtype code in a table entry's kind; the bits above mark a sign-free gate, which these rows are not."""
+
+LARGEST = torch.finfo(torch.float32).max
 
 Row = Tensor | tuple[Tensor, float]
 
@@ -53,11 +54,15 @@ class TensorGate:
 
 
 def _check(name: str, path: str, value: Row, width: int) -> tuple[Tensor, float]:
-    row, bias = value if isinstance(value, tuple) else (value, 0.0)
+    row, bias = value if isinstance(value, tuple) and len(value) == 2 else (value, 0.0)
     if not isinstance(row, Tensor) or tuple(row.shape) != (width,) or not row.is_floating_point():
         found = f"{row.dtype} {tuple(row.shape)}" if isinstance(row, Tensor) else type(row).__name__
         raise AdapterFormatError(f"adapter {name!r}: gate of {path}: a float tensor of shape ({width},), not {found}")
     row = row.detach().to("cpu", torch.float32)
-    if not bool(torch.isfinite(row).all()) or not isfinite(bias):
-        raise AdapterFormatError(f"adapter {name!r}: gate of {path}: a value that is not finite")
-    return row, float(bias)
+    try:
+        bias = float(bias)
+    except (TypeError, ValueError):
+        raise AdapterFormatError(f"adapter {name!r}: gate of {path}: the bias is {bias!r}, no number") from None
+    if not bool(torch.isfinite(row).all()) or not abs(bias) <= LARGEST:
+        raise AdapterFormatError(f"adapter {name!r}: gate of {path}: a value that is not finite in float32")
+    return row, bias

@@ -5,7 +5,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Once;
 
 use meteora_core::kernel::{gated_lora, Options, Routes, Selection, Site};
-use meteora_core::layout::TableEntry;
+use meteora_core::layout::{route_width, TableEntry};
 use pyo3::prelude::*;
 
 use super::parallel::TorchPool;
@@ -122,15 +122,15 @@ fn compute(shim: &'static Shim, tensors: &[Owned], top_k: i64, temperature: f64)
         "row_route must be [n], n > 0",
     )?;
     require(
-        routes.sizes.len() == 2 && routes.sizes[1] >= 2,
-        "routes must be [R, width]",
+        routes.sizes.len() == 2 && routes.sizes[1] == route_width(slots as usize) as i64,
+        "routes must be [R, 2 + 2 * slots]",
     )?;
     require(
         row_route.dtype == int32 && routes.dtype == int32,
         "row_route and routes must be int32",
     )?;
     require(
-        top_k >= 1 && temperature > 0.0,
+        top_k >= 1 && temperature as f32 > 0.0,
         "top_k must be at least 1, temperature above 0",
     )?;
     let state = [gate, gate_bias, lora_a, lora_b, table, row_route, routes];
@@ -170,8 +170,14 @@ fn compute(shim: &'static Shim, tensors: &[Owned], top_k: i64, temperature: f64)
             records: slice(routes.address, routes.len()),
             width: routes.sizes[1] as usize,
         };
+        // Counts and top_k are places for each token: unchecked, they could ask for more memory than there is.
+        let mut counts = routes.records.chunks_exact(routes.width).map(|record| record[1]);
+        require(
+            counts.all(|count| (0..=slots).contains(&i64::from(count))),
+            "the count of a route record must be 0 to slots",
+        )?;
         let options = Options {
-            top_k: top_k as usize,
+            top_k: (top_k as usize).min(slots as usize),
             temperature: temperature as f32,
         };
         let x = floats(x_address, x.len(), x_code);

@@ -1,0 +1,226 @@
+"""Which adapters a row gets: by itself, by name, by weights, in batches, contexts, threads and tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import pickle
+import threading
+from typing import Any
+
+import meteora_rs
+import numpy as np
+import pytest
+import torch
+from meteora_rs import Auto, Meteora, MeteoraConfig, Mix, Route
+from meteora_rs.errors import AdapterNotFoundError, RouteError
+from routed_reference import reference_model_output, relative_error
+from tiny import adapter, equal, gate_rows, logits, prompt, tiny_model
+from torch import Tensor
+from transformers import PreTrainedModel
+
+ROUTES: list[Route] = [
+    Auto(), "math", Mix({"math": 0.7, "law": 0.4}), "__base__", Auto(only=["law", "sql"]), "sql",
+]  # fmt: skip
+
+
+def routed(meteora: Meteora, routes: Any, ids: Tensor) -> Tensor:
+    with meteora.routing(routes):
+        return logits(meteora.model, ids)
+
+
+@pytest.mark.parametrize(
+    ("kind", "top_k", "gates"),
+    [
+        ("llama", 2, "arrow"), ("llama", 1, "equal"), ("llama", 2, "unequal"), ("qwen2", 2, "equal"),
+        ("mistral", 1, "arrow"),
+    ],
+)  # fmt: skip
+def test_every_route_is_what_the_specification_says(kind: str, top_k: int, gates: str) -> None:
+    model = tiny_model(kind)
+    base = copy.deepcopy(model)
+    meteora = meteora_rs.attach(model, MeteoraConfig(top_k=top_k, temperature=0.5, max_adapters=4))
+    for seed, (name, rank) in enumerate({"math": 4, "law": 8, "sql": 3}.items()):
+        gate = "arrow" if gates == "arrow" else gate_rows(meteora, seed, equal=gates == "equal")
+        meteora.load_adapter(adapter(model, rank, seed=seed, scale=0.15), name, gate=gate)
+    ids = prompt(len(ROUTES))
+    expected = reference_model_output(base, meteora, ROUTES, ids)
+    assert relative_error(routed(meteora, ROUTES, ids), expected) < 2e-5
+    everyone = reference_model_output(base, meteora, Auto(), ids)
+    assert relative_error(logits(model, ids), everyone) < 2e-5
+
+
+def test_each_row_is_what_it_is_in_a_batch_of_its_route(loaded: Meteora) -> None:
+    ids = prompt(len(ROUTES))
+    mixed = routed(loaded, ROUTES, ids)
+    for row, route in enumerate(ROUTES):
+        assert equal(mixed[row], routed(loaded, route, ids)[row])
+    assert equal(mixed[3], logits(tiny_model(), ids)[3])
+    assert len({tuple(row[-1].tolist()) for row in mixed}) == len(ROUTES)
+
+
+def test_the_default_is_auto_and_without_adapters_the_base(meteora: Meteora, model: PreTrainedModel) -> None:
+    ids, base = prompt(), logits(tiny_model(), prompt())
+    for route in (Auto(), "__base__"):
+        assert equal(routed(meteora, route, ids), base)
+    meteora.load_adapter(adapter(model), "math", gate="none")
+    assert equal(logits(model, ids), base), "an adapter without a gate is used by name only"
+    assert not equal(routed(meteora, "math", ids), base)
+    meteora.load_adapter(adapter(model, seed=1), "law")
+    assert equal(logits(model, ids), routed(meteora, Auto(), ids))
+    assert equal(logits(model, ids), routed(meteora, "law", ids)), "one candidate has weight 1"
+
+
+def test_a_mix_adds_up(loaded: Meteora) -> None:
+    ids = prompt()
+    assert equal(routed(loaded, Mix({"math": 1.0}), ids), routed(loaded, "math", ids))
+    assert equal(routed(loaded, Mix({"math": 1, "law": 0.0}), ids), routed(loaded, "math", ids))
+    assert equal(routed(loaded, Mix({"math": 0.0}), ids), routed(loaded, "__base__", ids))
+    one, other = Mix({"math": 0.3, "law": 0.7}), Mix({"law": 0.7, "math": 0.3})
+    assert one == other and hash(one) == hash(other)
+    assert equal(routed(loaded, one, ids), routed(loaded, other, ids))
+
+
+@pytest.mark.parametrize("route", [Auto(), Auto(only=["math"]), Mix({"math": 0.5, "law": np.float32(0.25)})])
+def test_routes_are_values(route: Route) -> None:
+    for twin in (copy.deepcopy(route), pickle.loads(pickle.dumps(route))):
+        assert twin == route and hash(twin) == hash(route)
+
+
+def test_a_restriction_holds_whatever_the_gates_say(meteora: Meteora, model: PreTrainedModel) -> None:
+    loud = {site.path: (torch.zeros(site.in_features), 1e30) for site in meteora.sites}
+    quiet = {site.path: (torch.zeros(site.in_features), -1e30) for site in meteora.sites}
+    meteora.load_adapter(adapter(model, seed=1), "loud", gate=loud)
+    meteora.load_adapter(adapter(model, seed=2), "quiet", gate=quiet)
+    ids = prompt()
+    assert equal(routed(meteora, Auto(only=["quiet"]), ids), routed(meteora, "quiet", ids))
+    assert equal(routed(meteora, Auto(), ids), routed(meteora, "loud", ids))
+
+
+def test_blocks_nest_and_end(loaded: Meteora) -> None:
+    ids = prompt()
+    by_name = {name: routed(loaded, name, ids) for name in ("math", "law")}
+    auto = logits(loaded.model, ids)
+    with loaded.routing("math"):
+        with loaded.routing("law"):
+            assert equal(logits(loaded.model, ids), by_name["law"])
+        assert equal(logits(loaded.model, ids), by_name["math"])
+        with pytest.raises(ZeroDivisionError), loaded.routing("law"):
+            raise ZeroDivisionError
+        assert equal(logits(loaded.model, ids), by_name["math"])
+    assert equal(logits(loaded.model, ids), auto)
+
+
+def test_threads_have_routes_of_their_own(loaded: Meteora) -> None:
+    ids = prompt()
+    expected = {str(route): routed(loaded, route, ids) for route in ROUTES}
+    start, wrong = threading.Barrier(len(ROUTES)), []
+
+    def work(route: Route) -> None:
+        start.wait()
+        for _ in range(5):
+            with loaded.routing(route):
+                if not equal(logits(loaded.model, ids), expected[str(route)]):
+                    wrong.append(route)
+
+    threads = [threading.Thread(target=work, args=(route,)) for route in ROUTES]
+    with loaded.routing("math"):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_a_new_thread_begins_with_the_default_or_with_a_copied_context(loaded: Meteora) -> None:
+    ids, seen = prompt(), []
+    auto, math = logits(loaded.model, ids), routed(loaded, "math", ids)
+    with loaded.routing("math"):
+        copied = contextvars.copy_context()
+        for run in (lambda f: f(), copied.run):
+            thread = threading.Thread(target=run, args=(lambda: seen.append(logits(loaded.model, ids)),))
+            thread.start()
+            thread.join()
+    assert equal(seen[1], math)
+    assert equal(seen[0], auto) or equal(seen[0], math)  # from 3.14 on threads may inherit the context
+
+
+def test_tasks_have_routes_of_their_own(loaded: Meteora) -> None:
+    ids = prompt()
+    expected = {str(route): routed(loaded, route, ids) for route in ROUTES}
+
+    async def work(route: Route) -> bool:
+        with loaded.routing(route):
+            good = True
+            for _ in range(3):
+                await asyncio.sleep(0)
+                good &= equal(logits(loaded.model, ids), expected[str(route)])
+                good &= equal(await asyncio.to_thread(logits, loaded.model, ids), expected[str(route)])
+            return good
+
+    async def main() -> list[bool]:
+        return await asyncio.gather(*(work(route) for route in ROUTES))
+
+    assert all(asyncio.run(main()))
+
+
+def test_two_models_have_routes_of_their_own(loaded: Meteora) -> None:
+    other = meteora_rs.attach(tiny_model(seed=9))
+    before = logits(other.model, prompt())
+    with loaded.routing("math"):
+        assert equal(logits(other.model, prompt()), before)
+        with pytest.raises(AdapterNotFoundError):
+            other.routing("math").__enter__()
+
+
+def test_rows_that_do_not_fit_the_batch(loaded: Meteora) -> None:
+    with loaded.routing(["math", "law"]):
+        with pytest.raises(RouteError, match="2 routes for a batch of 3 rows"):
+            logits(loaded.model, prompt(3))
+        with pytest.raises(RouteError, match="2 routes for a batch of 1 rows"):
+            loaded.model.generate(prompt(1), max_new_tokens=1)
+        four = logits(loaded.model, prompt(4))
+    assert equal(four, routed(loaded, ["math", "math", "law", "law"], prompt(4)))
+
+
+def bad_routes() -> list[tuple[Any, type[Exception], str]]:
+    nan, inf = float("nan"), float("inf")
+    return [
+        (lambda: "nobody", AdapterNotFoundError, "no adapter named \"nobody\"; loaded: law, math, sql"),
+        (lambda: ["math", "nobody"], AdapterNotFoundError, "nobody"),
+        (lambda: "", AdapterNotFoundError, "no adapter named"),
+        (lambda: Auto(only=["nobody"]), AdapterNotFoundError, "nobody"),
+        (lambda: Mix({"nobody": 1.0}), AdapterNotFoundError, "nobody"),
+        (lambda: [], RouteError, "no routes"),
+        (lambda: None, RouteError, "a route is"),
+        (lambda: [None], RouteError, "a route is"),
+        (lambda: 3, RouteError, "a route is"),
+        (lambda: {"math": 1.0}, RouteError, "a route is"),
+        (lambda: Auto(only=[]), RouteError, "only is empty"),
+        (lambda: Auto(only="math"), RouteError, "list of names"),
+        (lambda: Auto(only=["math", 3]), RouteError, "name"),  # type: ignore[list-item]
+        (lambda: Mix({}), RouteError, "at least one"),
+        (lambda: Mix({3: 1.0}), RouteError, "name"),  # type: ignore[dict-item]
+        (lambda: Mix({"math": -0.1}), RouteError, "not negative"),
+        (lambda: Mix({"math": nan}), RouteError, "finite"),
+        (lambda: Mix({"math": inf}), RouteError, "finite"),
+        (lambda: Mix({"math": 1e39}), RouteError, "finite"),
+        (lambda: Mix({"math": 10**400}), RouteError, "finite"),
+        (lambda: Mix({"math": "1"}), RouteError, "number"),  # type: ignore[dict-item]
+        (lambda: Mix({"math": True}), RouteError, "number"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("index", range(len(bad_routes())))
+def test_bad_routes(loaded: Meteora, index: int) -> None:
+    make, error, message = bad_routes()[index]
+    with pytest.raises(error, match=message), loaded.routing(make()):
+        pass
+    assert loaded._registry.readers() <= 1
+
+
+def test_only_may_not_name_an_adapter_without_a_gate(loaded: Meteora) -> None:
+    loaded.load_adapter(adapter(loaded.model, seed=7), "named", gate="none")
+    with pytest.raises(RouteError, match='"named" has no gate'), loaded.routing(Auto(only=["named"])):
+        pass
