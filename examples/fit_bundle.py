@@ -30,12 +30,8 @@ def pairs(path: Path, count: int | None = None) -> list[tuple[str, str]]:
 
 def main() -> None:
     """Fit and save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "tasks", type=Path, nargs="?", default=os.environ.get("METEORA_TASKS"), metavar="TASKS"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", type=Path, nargs="?", default=os.environ.get("METEORA_TASKS"), metavar="TASKS")
     parser.add_argument("--adapters", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=HERE / "bundle")
     parser.add_argument("--model", help="default: SmolLM2-135M-Instruct, fetched once")
@@ -48,9 +44,7 @@ def main() -> None:
     for task in TASKS:
         meteora.load_adapter(args.adapters / task, adapter_name=task)
     examples = {task: pairs(Path(args.tasks) / task / "train.jsonl", EXAMPLES_PER_TASK) for task in TASKS}
-    print(
-        meteora.fit_gates({**examples, meteora_rs.BASE: pairs(HERE / "general.jsonl")}, tokenizer=tokenizer)
-    )
+    print(meteora.fit_gates({**examples, meteora_rs.BASE: pairs(HERE / "general.jsonl")}, tokenizer=tokenizer))
 
     meteora.save_pretrained(args.output)
     print(f"wrote {args.output}")

@@ -3,11 +3,24 @@
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
+__all__ = [
+    "PAGE_BYTES_PER_COLUMN",
+    "Adapter",
+    "Registry",
+    "Reservation",
+    "RoutePlan",
+    "SiteKernel",
+    "check_name",
+    "isa",
+    "register_torch_op",
+]
+
 PAGE_BYTES_PER_COLUMN: int
 
 def isa() -> str: ...
 def check_name(name: str) -> None: ...
 def register_torch_op(torch_init: str) -> None: ...
+
 @final
 class Adapter:
     @property
@@ -89,8 +102,6 @@ class SiteKernel:
     ) -> SiteKernel: ...
     def bind(self, gate: int, gate_bias: int, lora_a: int, lora_b_packed: int, table: int) -> None: ...
     def unbind(self) -> None: ...
-    def forward(
-        self, plan: RoutePlan, x: int, y: int, tokens: int, x_dtype: int, y_dtype: int
-    ) -> None: ...
+    def forward(self, plan: RoutePlan, x: int, y: int, tokens: int, x_dtype: int, y_dtype: int) -> None: ...
     def selection(self) -> tuple[int, bytes, bytes]: ...
     def write_arrow(self, adapter: Adapter, slot: int) -> None: ...

@@ -40,7 +40,8 @@ def attach(model: nn.Module, config: MeteoraConfig | None = None) -> Meteora:
         (info.path, int(linear.in_features), int(linear.out_features), info.layer)  # type: ignore[arg-type]
         for info, linear in zip(infos, linears, strict=True)
     ]
-    registry = _native.Registry(config.max_adapters, config.pool_rank, dtype.itemsize, shapes)
+    pool_rank = -(-config.pool_rank // 8) * 8  # whole pages
+    registry = _native.Registry(config.max_adapters, pool_rank, dtype.itemsize, shapes)
     patch = Patch(model, infos, registry, config)
     patch.install()
     return Meteora(patch, registry, config)

@@ -1,9 +1,9 @@
 """The bundle: adapters with their gates in one folder, checked by hash.
 
-    meteora.json                     format version, config, shapes of the sites, adapters in order, hashes
-    gates.safetensors                "<adapter>/<site path>.gate" [in] float32, "<adapter>/<site path>.gate_bias" [1];
-                                     a site whose row equals its input group's leader's is left out
-    adapters/<name>/                 a PEFT folder
+meteora.json                     format version, config, shapes of the sites, adapters in order, hashes
+gates.safetensors                "<adapter>/<site path>.gate" [in] float32, "<adapter>/<site path>.gate_bias" [1];
+                                 a site whose row equals its input group's leader's is left out
+adapters/<name>/                 a PEFT folder
 """
 
 from __future__ import annotations
@@ -105,9 +105,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         known = {field.name for field in fields(MeteoraConfig)}
         if unknown := sorted(set(data["config"]) - known):
             raise ValueError(f"config.{unknown[0]} is not known")
-        adapters = [
-            {key: adapter[key] for key in ("name", "gate", "pinned", "sha256")} for adapter in data["adapters"]
-        ]
+        adapters = [{key: adapter[key] for key in ("name", "gate", "pinned", "sha256")} for adapter in data["adapters"]]
         return Manifest(MeteoraConfig(**data["config"]), dict(data["sites"]), adapters, data["gates_sha256"])
     except AdapterFormatError:
         raise

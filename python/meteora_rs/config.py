@@ -31,7 +31,7 @@ class MeteoraConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.max_adapters <= 4096:
             raise ValueError(f"max_adapters must be 1 to 4096, not {self.max_adapters}")
-        if not 1 <= self.top_k:
+        if not self.top_k >= 1:
             raise ValueError(f"top_k must be at least 1, not {self.top_k}")
         if not 1 <= self.pool_rank <= 1 << 20:
             raise ValueError(f"pool_rank must be 1 to {1 << 20}, not {self.pool_rank}")

@@ -23,7 +23,7 @@ class Plan:
     same for the eager CPU path; `is_base` says that no row uses an adapter.
     """
 
-    __slots__ = ("is_base", "native", "row_route", "routes", "temperature", "top_k", "trace")
+    __slots__ = ("is_base", "native", "routes", "row_route", "temperature", "top_k", "trace")
 
     def __init__(self, native: _native.RoutePlan, trace: Trace | None) -> None:
         self.native = native
@@ -38,7 +38,7 @@ class Plan:
         records = torch.frombuffer(bytearray(native.records()), dtype=torch.int32).view(-1, native.width)
         self.routes = records if len(records) > 1 else records.repeat(2, 1)
         for tensor in (self.row_route, self.routes):
-            torch._dynamo.mark_dynamic(tensor, 0)  # type: ignore[no-untyped-call]
+            torch._dynamo.mark_dynamic(tensor, 0)
 
 
 class Holder:

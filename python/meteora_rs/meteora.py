@@ -16,6 +16,7 @@ from meteora_rs.config import MeteoraConfig
 from meteora_rs.context import Plan, RoutingContext
 from meteora_rs.errors import AdapterInUseError, MeteoraError
 from meteora_rs.gates import GateSource
+from meteora_rs.gates.tensors import Row
 from meteora_rs.groups import InputGroup
 from meteora_rs.patch import Patch
 from meteora_rs.routes import BASE, Auto, Route
@@ -215,14 +216,12 @@ class Meteora:
         self._require_attached()
         trace = Trace([site.path for site in self.sites])
         current = self._context.current()
-        if self._context.is_default():
-            plan = self._context.plan([Auto()], trace)
-        else:
-            plan = Plan(current.native, trace)
+        default = self._context.is_default()
+        plan = self._context.plan([Auto()], trace) if default else Plan(current.native, trace)
         with self._context.enter(plan):
             yield trace
 
-    def set_gates(self, rows: Mapping[str, Mapping[str, Tensor | tuple[Tensor, float]]], *, kind: str = "fitted") -> None:
+    def set_gates(self, rows: Mapping[str, Mapping[str, Row]], *, kind: str = "fitted") -> None:
         """Replace the gate rows of live adapters, all or none; `"__base__"` makes the base a class of its own.
 
         Args:
@@ -273,9 +272,7 @@ class Meteora:
         for group in self.groups:
             group.share(changed, readable)
 
-    def fit_gates(
-        self, data: Mapping[str, Iterable[str] | Iterable[tuple[str, str]]], **options: Any
-    ) -> FitReport:
+    def fit_gates(self, data: Mapping[str, Iterable[str] | Iterable[tuple[str, str]]], **options: Any) -> FitReport:
         """Fit the gates of live adapters on examples of their work, in closed form (see `meteora_rs.gates.fit`).
 
         Args:

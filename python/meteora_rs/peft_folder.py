@@ -62,4 +62,3 @@ def _config(ranks: dict[str, int], alphas: dict[str, float]) -> dict[str, Any]:
         "rank_pattern": {path: each for path, each in ranks.items() if each != rank},
         "alpha_pattern": {path: each for path, each in alphas.items() if each != alpha},
     }
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NoReturn, SupportsIndex
 
 import torch
@@ -144,8 +143,12 @@ class AttachedLinear(nn.Linear):
         )
 
 
-@cache
+_CLASSES: dict[type[nn.Linear], type[nn.Linear]] = {}
+
+
 def attached_class(base: type[nn.Linear]) -> type[nn.Linear]:
     """The subclass of `base` that adds a site's output; named like `base`, so that printed models stay the same."""
-    members = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    return type(base.__name__, (AttachedLinear, base), members)
+    if base not in _CLASSES:
+        members = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+        _CLASSES[base] = type(base.__name__, (AttachedLinear, base), members)
+    return _CLASSES[base]

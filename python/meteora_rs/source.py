@@ -20,9 +20,7 @@ FILES = ("adapter_config.json", "adapter_model.safetensors")
 AdapterSource: TypeAlias = str | os.PathLike[str] | Mapping[str, Any]
 
 
-def parse(
-    registry: _native.Registry, source: AdapterSource, name: str, revision: str | None = None
-) -> _native.Adapter:
+def parse(registry: _native.Registry, source: AdapterSource, name: str, revision: str | None = None) -> _native.Adapter:
     """The checked adapter of `source`: a PEFT folder, a hub id, or `{"config": …, "tensors": state_dict}`.
 
     Raises:

@@ -42,9 +42,7 @@ class Speaker:
     tokenizer: Tokenizer
     meteora: meteora_rs.Meteora
 
-    def answer(
-        self, prompts: Sequence[str], routes: Route | Sequence[Route], max_new_tokens: int
-    ) -> list[Answer]:
+    def answer(self, prompts: Sequence[str], routes: Route | Sequence[Route], max_new_tokens: int) -> list[Answer]:
         """Answer `prompts` greedily in one batch under `routes`, and trace who served each token.
 
         Raises:

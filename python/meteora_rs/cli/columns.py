@@ -19,10 +19,7 @@ class Cell:
     def of(cls, pieces: Iterable[tuple[str, str]]) -> Cell:
         """A cell from (text, name) pairs; line breaks become spaces, and both ends are stripped."""
         characters = [
-            (" " if c.isspace() else c, name)
-            for text, name in pieces
-            for c in text
-            if c.isprintable() or c.isspace()
+            (" " if c.isspace() else c, name) for text, name in pieces for c in text if c.isprintable() or c.isspace()
         ]
         while characters and characters[-1][0] == " ":
             characters.pop()

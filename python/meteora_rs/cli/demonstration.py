@@ -91,9 +91,7 @@ class Demonstration:
         cells = []
         for answer in answers:
             right = answer.text == (answers[-1].text if turn.expected is None else turn.expected)
-            cells.append(
-                Cell.of([("✓ " if right else "", ""), *zip(answer.pieces, answer.leaders, strict=True)])
-            )
+            cells.append(Cell.of([("✓ " if right else "", ""), *zip(answer.pieces, answer.leaders, strict=True)]))
         for line in side_by_side(cells, self._width, self._palette):
             print(line)
         print(self._palette.dim(f"Auto() was served by {_shares(answers[0])}"))
@@ -105,11 +103,7 @@ class Demonstration:
 
 
 def _shares(answer: Answer) -> str:
-    parts = [
-        f"{name.replace(BASE, 'the base')} {share:.0%}"
-        for name, share in answer.shares.items()
-        if share >= 0.05
-    ]
+    parts = [f"{name.replace(BASE, 'the base')} {share:.0%}" for name, share in answer.shares.items() if share >= 0.05]
     return ", ".join(parts) or "nobody: it said nothing"
 
 

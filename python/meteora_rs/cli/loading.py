@@ -20,9 +20,7 @@ Tokenizer: TypeAlias = Any
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
     """Declare `--model`."""
-    parser.add_argument(
-        "--model", help="a model folder or hub id (default: SmolLM2-135M-Instruct, fetched once)"
-    )
+    parser.add_argument("--model", help="a model folder or hub id (default: SmolLM2-135M-Instruct, fetched once)")
 
 
 def add_adapters_argument(parser: argparse.ArgumentParser) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
-from torch import Tensor
-
 from meteora_rs import _native
 from meteora_rs.gates.arrow import ArrowGate
 from meteora_rs.gates.none import NoGate
-from meteora_rs.gates.tensors import TensorGate
+from meteora_rs.gates.tensors import Row, TensorGate
 from meteora_rs.site import Site
 
-GateSource: TypeAlias = str | Mapping[str, Tensor | tuple[Tensor, float]]
+GateSource: TypeAlias = str | Mapping[str, Row]
+
+
+__all__ = ["ArrowGate", "Gate", "GateSource", "NoGate", "TensorGate", "resolve"]
 
 
 class Gate(Protocol):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from torch import nn
-
 from meteora_rs.errors import MeteoraError
+from torch import nn
 
 DECODER_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 """A module path with this in it lies in a decoder layer (LLaMA, Mistral, Qwen2, Gemma, Phi-3, …)."""

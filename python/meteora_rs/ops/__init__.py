@@ -57,7 +57,7 @@ def gated_lora(
     return out
 
 
-@torch.library.register_fake("meteora_rs::gated_lora")
+@torch.library.register_fake("meteora_rs::gated_lora")  # type: ignore[untyped-decorator]
 def _fake(base: Tensor, *_: Any) -> Tensor:
     return torch.empty(base.shape, dtype=base.dtype, device=base.device)
 

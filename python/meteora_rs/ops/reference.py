@@ -52,9 +52,7 @@ def gated_lora(
     return y.reshape(base.shape)
 
 
-def logits(
-    x: Tensor, gate: Tensor, gate_bias: Tensor, table: Tensor, dtype: torch.dtype = torch.float64
-) -> Tensor:
+def logits(x: Tensor, gate: Tensor, gate_bias: Tensor, table: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
     """The gate's score of each slot for each token, `[T, slots]` in `dtype`.
 
     g = gate · x + gate_bias; sign-free slots: |gate · x| + gate_bias. x is `[T, in]`.
@@ -64,9 +62,7 @@ def logits(
     return torch.where(sign_free, dot.abs(), dot) + gate_bias.to(dtype)
 
 
-def select(
-    g: Tensor, row_route: Tensor, routes: Tensor, top_k: int, temperature: float
-) -> tuple[Tensor, Tensor]:
+def select(g: Tensor, row_route: Tensor, routes: Tensor, top_k: int, temperature: float) -> tuple[Tensor, Tensor]:
     """Which slots each token uses, and with which weights.
 
     S = the top_k of g among the route's candidates, ties to the lowest slot; w = softmax(g[S] / temperature).

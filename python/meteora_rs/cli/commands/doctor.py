@@ -23,9 +23,7 @@ WHY = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--model", help="say what the pools take on this model (default: SmolLM2-135M's shapes)"
-    )
+    parser.add_argument("--model", help="say what the pools take on this model (default: SmolLM2-135M's shapes)")
     parser.add_argument("--json", action="store_true")
 
 

@@ -25,14 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     loading.add_model_argument(parser)
     loading.add_adapters_argument(parser)
-    parser.add_argument(
-        "--texts", action="append", required=True, metavar="NAME=FILE", help="one for each class"
-    )
+    parser.add_argument("--texts", action="append", required=True, metavar="NAME=FILE", help="one for each class")
     parser.add_argument("--limit", type=positive, metavar="N", help="take the first N texts of each file")
     parser.add_argument("--passes", type=positive, default=2, metavar="N", help="over the texts (default: 2)")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="the bundle to write; an older one is replaced"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="the bundle to write; an older one is replaced")
 
 
 def run(args: argparse.Namespace) -> int:

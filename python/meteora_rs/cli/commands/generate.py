@@ -18,9 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from meteora_rs.cli import colour, loading
     from meteora_rs.cli.route_argument import SYNTAX, parse_route
 
-    parser.add_argument(
-        "prompts", nargs="+", metavar="PROMPT", help="prompts; - reads one from each line of stdin"
-    )
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="prompts; - reads one from each line of stdin")
     loading.add_model_argument(parser)
     loading.add_adapters_argument(parser)
     parser.add_argument(
@@ -31,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"for all prompts: {SYNTAX} (default: auto)",
     )
     parser.add_argument("--max-new-tokens", type=positive, default=64, metavar="N")
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON object with answers and shares for each prompt"
-    )
+    parser.add_argument("--json", action="store_true", help="one JSON object with answers and shares for each prompt")
     colour.add_argument(parser)
 
 

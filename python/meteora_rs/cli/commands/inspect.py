@@ -17,9 +17,7 @@ HELP = "does this adapter or bundle load, on which linears, and if not, why"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("path", help="a PEFT folder, a hub id, or a bundle")
-    parser.add_argument(
-        "--model", help="a model folder or hub id, its config alone (default: SmolLM2-135M's shapes)"
-    )
+    parser.add_argument("--model", help="a model folder or hub id, its config alone (default: SmolLM2-135M's shapes)")
     parser.add_argument("--json", action="store_true")
 
 

@@ -67,9 +67,7 @@ def make_examples(
             # Never more than a quarter of a short text is kept back.
             kept = min(reserved, len(ids) // 4)
             drawn = draw.sample(range(len(ids)), min(len(ids), max_tokens + kept))
-            examples.append(
-                Example(label, tuple(ids), tuple(sorted(drawn[kept:])), tuple(sorted(drawn[:kept])))
-            )
+            examples.append(Example(label, tuple(ids), tuple(sorted(drawn[kept:])), tuple(sorted(drawn[:kept]))))
     return examples
 
 
@@ -104,6 +102,4 @@ def _pad(rows: Sequence[Example]) -> Batch:
     teach = [row * length + place for row, example in enumerate(rows) for place in example.teach]
     test = [row * length + place for row, example in enumerate(rows) for place in example.test]
     labels = torch.tensor([example.label for example in rows])
-    return Batch(
-        ids, mask, labels, torch.tensor(teach, dtype=torch.int64), torch.tensor(test, dtype=torch.int64)
-    )
+    return Batch(ids, mask, labels, torch.tensor(teach, dtype=torch.int64), torch.tensor(test, dtype=torch.int64))

@@ -8,9 +8,7 @@ from torch import Tensor
 from .statistics import ClassStatistics
 
 
-def solve(
-    statistics: ClassStatistics, shrinkage: float, *, where: str = "the input"
-) -> tuple[Tensor, Tensor]:
+def solve(statistics: ClassStatistics, shrinkage: float, *, where: str = "the input") -> tuple[Tensor, Tensor]:
     """Gate rows and biases whose logits are the classes' log-posteriors up to a common term.
 
     With means mu_c, their mean m, d_c = mu_c - m, and S = scatter + shrinkage · mean(diag(scatter)) · I:

@@ -131,9 +131,7 @@ def _one_pass(
 ) -> tuple[Gates, PassReport]:
     start = time.perf_counter()
     leaders = [group.leader for group in meteora.groups]
-    groups = [
-        GroupActivations(site.path, ClassStatistics(site.in_features, lessons.counts)) for site in leaders
-    ]
+    groups = [GroupActivations(site.path, ClassStatistics(site.in_features, lessons.counts)) for site in leaders]
     collect(meteora.model, groups, lessons.packed, routing, bar.update)
     bar.set_postfix_str("solving")
     gates: Gates = {name: {} for name in lessons.names}

@@ -32,9 +32,7 @@ class FitReport:
         return sum(each.seconds for each in self.passes)
 
     def __str__(self) -> str:
-        classes = [
-            f"{name} ({count} texts, {self.tokens[name]} tokens)" for name, count in self.texts.items()
-        ]
+        classes = [f"{name} ({count} texts, {self.tokens[name]} tokens)" for name, count in self.texts.items()]
         shares = [f"{kind} {share:.3f}" for kind, share in self.passes[-1].accuracy.items()]
         right = ", ".join(shares) or "none kept"
         return f"fitted in {self.seconds:.0f} s: {', '.join(classes)}; kept-back tokens routed right: {right}"

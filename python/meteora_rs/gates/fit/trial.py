@@ -18,9 +18,7 @@ def restored_on_failure(meteora: Meteora, names: Sequence[str]) -> Iterator[None
 
     An adapter that was unloaded or reloaded meanwhile keeps what it has now. The exception goes on.
     """
-    before = {
-        name: (record.slot, record.id) for record in meteora.adapters() if (name := record.name) in names
-    }
+    before = {name: (record.slot, record.id) for record in meteora.adapters() if (name := record.name) in names}
     kinds = {record.name: (record.gate, record.routable) for record in meteora.adapters()}
     base_slot, base_routable = meteora._registry.slots - 1, meteora._registry.base_routable
     slots = [slot for slot, _ in before.values()] + [base_slot]
