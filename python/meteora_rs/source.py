@@ -35,7 +35,7 @@ def parse(registry: _native.Registry, source: AdapterSource, name: str, revision
 
 
 def resolve_folder(source: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The local folder of `source`; hub ids are fetched by huggingface_hub, from its cache when offline.
+    """The local folder of `source`; hub ids, always strings, are fetched by huggingface_hub, offline from its cache.
 
     Raises:
         FileNotFoundError: neither a folder nor a hub id.
@@ -45,7 +45,7 @@ def resolve_folder(source: str | os.PathLike[str], revision: str | None = None) 
     if folder.exists():
         return folder
     text = os.fspath(source)
-    if text.count("/") > 1 or text.startswith((".", "/", "~", os.sep)) or "\\" in text:
+    if not isinstance(source, str) or text.count("/") > 1 or text.startswith((".", "/", "~", os.sep)) or "\\" in text:
         raise FileNotFoundError(f"no such adapter folder: {text}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
@@ -68,7 +68,7 @@ def _parse_memory(registry: _native.Registry, source: Mapping[str, Any], name: s
     try:
         text = config if isinstance(config, str) else json.dumps(dict(config), default=_plain)
         tensors = [(str(key), *_parts(value)) for key, value in dict(source["tensors"]).items()]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: torch, of a tensor that has no plain data
         raise AdapterFormatError(f"adapter {name!r}: {error} (file: <memory>)") from error
     return registry.parse_memory(name, text, tensors)
 

@@ -34,7 +34,8 @@ def plot_trace(trace: Trace, path: str | Path, row: int, tokens: Sequence[str] |
     axes.set_xlabel("site (adapted linear, first layer to last)")
     axes.set_ylabel("token")
     if tokens is not None:
-        axes.set_yticks(range(len(tokens)), [repr(token)[1:-1] for token in tokens], fontsize=6)
+        labels = [repr(token)[1:-1] for token in tokens]
+        axes.set_yticks(range(len(tokens)), labels, fontsize=6, parse_math=False)
     present = sorted(set(leaders.ravel().tolist()))
     axes.legend(
         handles=[Patch(color=palette[index], label=names[index]) for index in present],

@@ -1,0 +1,116 @@
+"""Every error class with its messages, each as somebody would meet it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import meteora_rs
+import pytest
+import torch
+from meteora_rs import Auto, Meteora, MeteoraConfig, errors
+from tiny import adapter, gate_rows, logits, prompt
+from torch import nn
+
+SHAPE = "has shape [5, 64], and rank 4 in model.layers.0.self_attn.q_proj needs [4, 64]"
+KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+
+
+def misshapen(meteora: Meteora) -> Any:
+    source = adapter(meteora.model, 4)
+    source["tensors"][KEY] = torch.zeros(5, 64)
+    return source
+
+
+def configured(meteora: Meteora, **config: Any) -> Any:
+    return adapter(meteora.model, 4, **config)
+
+
+def route(meteora: Meteora, routes: Any) -> None:
+    with meteora.routing(routes):
+        logits(meteora.model, prompt(3))
+
+
+def in_block(meteora: Meteora, action: Callable[[Meteora], object]) -> None:
+    with meteora.routing("math"):
+        action(meteora)
+
+
+def pinned(meteora: Meteora) -> None:
+    meteora.pin_adapter("math")
+    meteora.unload_adapter("math")
+
+
+EXAMPLES: list[tuple[str, str, Callable[[Meteora], object]]] = [
+    ("MeteoraError", "the model is attached already; load more adapters", lambda m: meteora_rs.attach(m.model)),
+    ("MeteoraError", "Linear has no nn.Linear under a decoder layer", lambda _: meteora_rs.attach(nn.Linear(2, 2))),
+    ("MeteoraError", "an attached model can't be deep-copied", lambda m: copy.deepcopy(m.model)),
+    ("AdapterNotFoundError", 'no adapter named "medicine"; loaded: law, math, sql', lambda m: route(m, "medicine")),
+    ("AdapterNotFoundError", 'no adapter named "medicine"', lambda m: m.unload_adapter("medicine")),
+    ("AdapterFormatError", 'adapter "../x": a name has 1 to 128 characters', lambda m: m.load_adapter({}, "../x")),
+    (
+        "AdapterFormatError", f'adapter "new": tensor {KEY}: {SHAPE} (file: <memory>)',
+        lambda m: m.load_adapter(misshapen(m), "new"),
+    ),
+    (
+        "AdapterFormatError", "adapter 'new': an adapter in memory is {\"config\": …, \"tensors\": state_dict}",
+        lambda m: m.load_adapter({"weights": {}}, "new"),
+    ),
+    (
+        "AdapterFormatError", "gate for 'lm_head', which is no site of the model",
+        lambda m: m.load_adapter(configured(m), "new", gate={"lm_head": torch.zeros(64)}),
+    ),
+    (
+        "AdapterUnsupportedError", 'adapter "new": PEFT option use_dora=true is not supported: DoRA rescales',
+        lambda m: m.load_adapter(configured(m, use_dora=True), "new"),
+    ),
+    (
+        "AdapterInUseError", 'adapter "math" is in use: a live adapter has this name; use reload_adapter',
+        lambda m: m.load_adapter(configured(m), "math"),
+    ),
+    ("AdapterInUseError", 'adapter "math" is in use: it is pinned', pinned),
+    (
+        "AdapterInUseError", "gates change in place, between requests: close every routing() first",
+        lambda m: in_block(m, lambda n: n.set_gates({"math": gate_rows(n, 1)})),
+    ),
+    (
+        "CapacityError", 'adapter "new" does not fit: needs 72 rank rows, free 40 of 64 (largest run ',
+        lambda m: m.load_adapter(adapter(m.model, 65), "new"),
+    ),
+    ("RouteError", "2 routes for a batch of 3 rows", lambda m: route(m, ["math", "law"])),
+    ("RouteError", "only is empty: it allows no adapter", lambda _: Auto(only=[])),
+    ("RouteError", "the weight of 'math' must be finite and not negative", lambda _: meteora_rs.Mix({"math": -1})),
+    ("ValueError", "max_adapters must be 1 to 4096", lambda _: MeteoraConfig(max_adapters=0)),
+    ("ValueError", 'gate must be "arrow", "none"', lambda m: m.load_adapter(configured(m), "new", gate="x")),
+    ("FileNotFoundError", "no such adapter folder: ./nowhere", lambda m: m.load_adapter("./nowhere", "new")),
+    ("FileNotFoundError", "no such adapter folder: a/b", lambda m: m.load_adapter(Path("a/b"), "new")),
+]  # fmt: skip
+
+ALSO = {
+    "AdapterNotFoundError": KeyError,
+    "AdapterFormatError": ValueError,
+    "AdapterUnsupportedError": ValueError,
+    "AdapterInUseError": Exception,
+    "CapacityError": Exception,
+    "RouteError": ValueError,
+}
+
+
+@pytest.mark.parametrize("index", range(len(EXAMPLES)))
+def test_messages(loaded: Meteora, index: int) -> None:
+    name, message, action = EXAMPLES[index]
+    with pytest.raises(Exception) as caught:
+        action(loaded)
+    assert type(caught.value).__name__ == name, repr(caught.value)
+    assert message in str(caught.value)
+
+
+def test_every_class_has_an_example_and_what_people_catch() -> None:
+    classes = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert classes == {"MeteoraError", *ALSO}
+    assert classes <= {name for name, *_ in EXAMPLES}
+    for name, also in ALSO.items():
+        assert issubclass(getattr(errors, name), errors.MeteoraError)
+        assert issubclass(getattr(errors, name), also)
