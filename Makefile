@@ -1,7 +1,7 @@
 # One entry point, for people and for CI. A new machine needs Rust, Python >= 3.10, gcc and make.
 
 SHELL := bash
-.SHELLFLAGS := -euo pipefail -c
+.SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -80,12 +80,12 @@ test-rust: $(VENV)/.stamp-requirements ## the Rust tests alone
 	$(call step,Rust tests)
 	@mkdir -p target
 # The boundary crate has no tests of its own (pytest covers it), and would need a linkable libpython.
-	@cargo test --workspace --exclude meteora-python 2>&1 | tee target/test-rust.log
+	@set -o pipefail; cargo test --workspace --exclude meteora-python 2>&1 | tee target/test-rust.log
 
 test-python: env ## the Python tests alone (PYTEST_ARGS="-k name")
 	$(call step,Python tests)
 	@mkdir -p target
-	@$(PY) -m pytest $(PYTEST_ARGS) 2>&1 | tee target/test-python.log
+	@set -o pipefail; $(PY) -m pytest $(PYTEST_ARGS) 2>&1 | tee target/test-python.log
 
 check: env check-rust check-python ## format, lints, types, stubs; warnings are errors
 

@@ -91,7 +91,8 @@ class Demonstration:
         cells = []
         for answer in answers:
             right = answer.text == (answers[-1].text if turn.expected is None else turn.expected)
-            cells.append(Cell.of([("✓ " if right else "", ""), *zip(answer.pieces, answer.leaders, strict=True)]))
+            said = Cell.of(zip(answer.pieces, answer.leaders, strict=True))
+            cells.append(Cell((("✓", ""), (" ", ""), *said.characters)) if right else said)
         for line in side_by_side(cells, self._width, self._palette):
             print(line)
         print(self._palette.dim(f"Auto() was served by {_shares(answers[0])}"))

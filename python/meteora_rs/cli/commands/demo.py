@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--examples", type=Path, help="a folder with bundle/ and prompts.json (default: the checkout's)"
     )
     parser.add_argument("--all", action="store_true", help="all prompts, not only the first of each kind")
-    parser.add_argument("--max-new-tokens", type=positive, default=32, metavar="N")
+    parser.add_argument("--max-new-tokens", type=positive, default=24, metavar="N")
     parser.add_argument("--no-speed", action="store_true", help="leave out the comparison of speed")
     colour.add_argument(parser)
 
