@@ -40,9 +40,9 @@ SIZES: dict[str, Any] = {
     "initializer_range": 0.15,
 }
 MODELS: dict[str, Callable[..., PreTrainedModel]] = {
-    "llama": lambda **more: LlamaForCausalLM(LlamaConfig(**SIZES, **more)),
-    "qwen2": lambda **more: Qwen2ForCausalLM(Qwen2Config(**SIZES, **more)),
-    "mistral": lambda **more: MistralForCausalLM(MistralConfig(**SIZES, **more)),
+    "llama": lambda **more: LlamaForCausalLM(LlamaConfig(**{**SIZES, **more})),
+    "qwen2": lambda **more: Qwen2ForCausalLM(Qwen2Config(**{**SIZES, **more})),
+    "mistral": lambda **more: MistralForCausalLM(MistralConfig(**{**SIZES, **more})),
 }
 
 

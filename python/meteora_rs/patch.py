@@ -97,8 +97,11 @@ class Patch:
             del linear._modules[SITE_NAME]
             for name in ("_meteora_site", "_meteora_id"):
                 linear.__dict__.pop(name)
-            if hooked is not None:
-                object.__setattr__(linear, "_old_forward", hooked)
+            # Hooks may have come or gone meanwhile: what they keep of the attached class goes, the rest is theirs.
+            for name in ("forward", "_old_forward"):
+                if getattr(linear.__dict__.get(name), "__func__", None) is AttachedLinear.forward:
+                    kept = hooked if hooked is not None else original.forward.__get__(linear)
+                    object.__setattr__(linear, name, kept)
 
         self._undo.append(undo)
 
@@ -109,7 +112,7 @@ class Patch:
 
         @functools.wraps(inner)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling():
+            if torch.compiler.is_compiling() or not self.active:
                 return inner(*args, **kwargs)
             plan = context.current()
             rows = _rows(args, kwargs)
@@ -123,6 +126,8 @@ class Patch:
         setattr(model, name, wrapper)
 
         def undo() -> None:
+            if model.__dict__.get(name) is not wrapper:
+                return  # somebody has wrapped the wrapper, which from now on only passes on
             if before is None:
                 delattr(model, name)
             else:

@@ -1,0 +1,121 @@
+"""torch.compile: one graph without breaks, whatever is routed, loaded, reloaded or unloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import meteora_rs
+import pytest
+import torch
+from meteora_rs import Auto, Meteora, MeteoraConfig, Mix
+from tiny import adapter, equal, gate_rows, logits, prompt, tiny_model
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from transformers import PreTrainedModel
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """No graph of another test."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def attached() -> Meteora:
+    meteora = meteora_rs.attach(tiny_model(), MeteoraConfig(max_adapters=4, pool_rank=64))
+    for seed, name in enumerate(("math", "law")):
+        meteora.load_adapter(adapter(meteora.model, 4 + seed, seed=seed), name, gate=gate_rows(meteora, seed))
+    return meteora
+
+
+def run(compiled: Any, meteora: Meteora, routes: Any, ids: Tensor) -> None:
+    """The compiled model against the eager one."""
+    with torch.no_grad(), meteora.routing(routes):
+        actual, expected = compiled(ids).logits, logits(meteora.model, ids)
+    assert torch.allclose(actual, expected, atol=2e-4), (routes, (actual - expected).abs().max())
+
+
+def test_one_graph_for_all_that_changes(attached: Meteora) -> None:
+    model, ids = attached.model, prompt(4)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    for routes in (
+        Auto(), "math", "__base__", Mix({"math": 0.5, "law": 2.0}), ["math", "law"],
+        ["math", Auto(), "__base__", Auto(only=["law"])], Auto(only=["math"]), ["math"] * 4,
+    ):  # fmt: skip
+        run(compiled, attached, routes, ids)
+    attached.load_adapter(adapter(model, 8, seed=5), "new")
+    run(compiled, attached, "new", ids)
+    attached.reload_adapter("new", adapter(model, 16, seed=6, dtype=torch.bfloat16))
+    run(compiled, attached, ["new", "math"], ids)
+    attached.unload_adapter("math")
+    run(compiled, attached, Auto(), ids)
+    for name in ("law", "new"):
+        attached.unload_adapter(name)
+    run(compiled, attached, Auto(), ids)
+    with torch.no_grad():
+        out = compiled(ids).logits
+    assert torch.allclose(out, logits(tiny_model(), ids), atol=2e-4)
+    assert counter.frame_count == 1
+
+
+def test_compiled_without_adapters_first_and_by_default(model: PreTrainedModel) -> None:
+    meteora, ids = meteora_rs.attach(model), prompt(2)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    for seed in range(3):
+        with torch.no_grad():
+            assert torch.allclose(compiled(ids).logits, logits(model, ids), atol=2e-4)
+        meteora.load_adapter(adapter(model, 8, seed=seed), f"a{seed}")
+    assert counter.frame_count == 1
+
+
+def test_a_compiled_base_row_is_the_base(attached: Meteora) -> None:
+    ids = prompt(2)
+    stock = torch.compile(tiny_model(), backend="aot_eager")
+    compiled = torch.compile(attached.model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad(), attached.routing(["__base__", "math"]):
+        mixed = compiled(ids).logits
+    with torch.no_grad():
+        assert equal(mixed[0], stock(ids).logits[0])
+
+
+def test_an_open_block_keeps_its_adapters_when_compiled(attached: Meteora) -> None:
+    ids = prompt(2)
+    compiled = torch.compile(attached.model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad(), attached.routing(Auto()):
+        before = compiled(ids).logits
+        attached.unload_adapter("math")
+        attached.load_adapter(adapter(attached.model, 8, seed=9), "new")
+        assert equal(compiled(ids).logits, before)
+
+
+def test_gradients_of_the_input_when_compiled(attached: Meteora) -> None:
+    embeds = attached.model.get_input_embeddings()(prompt(2)).detach()
+    compiled = torch.compile(attached.model, backend="aot_eager", fullgraph=True)
+    grads = []
+    for forward in (attached.model, compiled):
+        leaf = embeds.clone().requires_grad_()
+        with attached.routing(["math", Auto()]):
+            forward(inputs_embeds=leaf).logits.square().mean().backward()
+        grads.append(leaf.grad)
+    assert torch.allclose(*grads, rtol=1e-3, atol=1e-6)
+
+
+def test_detach_leaves_a_model_that_compiles(attached: Meteora) -> None:
+    model, ids = attached.model, prompt(2)
+    attached.detach()
+    with torch.no_grad():
+        out = torch.compile(model, backend="aot_eager", fullgraph=True)(ids).logits
+    assert torch.allclose(out, logits(tiny_model(), ids), atol=2e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_inductor(attached: Meteora) -> None:
+    compiled = torch.compile(attached.model, fullgraph=True)
+    for routes in (["math", "__base__"], Auto(), "law"):
+        run(compiled, attached, routes, prompt(2))
