@@ -79,7 +79,7 @@ def peft_xlora(base: Any, adapters: list[Path]) -> Variant:
     model.config.use_cache = False
     config = XLoraConfig(
         task_type="CAUSAL_LM", hidden_size=model.config.hidden_size, xlora_depth=2, top_k_lora=2,
-        adapters={path.name: str(path) for path in adapters},
+        adapters={str(index): str(path) for index, path in enumerate(adapters)},  # the names that it gives them
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -96,9 +96,7 @@ def test_fit_gates_writes_a_bundle(made: Path, tmp_path: Path, capsys: pytest.Ca
     status = run(*base, *texts, "--texts", f"__base__={made / 'general.jsonl'}", "--out", tmp_path / "bundle")
     assert status == 0
     assert "wrote" in capsys.readouterr().out
-    meteora = meteora_rs.attach_pretrained(
-        AutoModelForCausalLM.from_pretrained(made / "model"), tmp_path / "bundle"
-    )
+    meteora = meteora_rs.attach_pretrained(AutoModelForCausalLM.from_pretrained(made / "model"), tmp_path / "bundle")
     assert [(record.name, record.gate) for record in meteora.adapters()] == [("math", "fitted")]
 
     assert run(*base, *texts, "--out", tmp_path / "other") == 2

@@ -52,9 +52,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert "usage: meteora" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "error, status", [(MeteoraError("a\nb"), 2), (OSError("a b"), 2), (KeyboardInterrupt(), 130)]
-)
+@pytest.mark.parametrize("error, status", [(MeteoraError("a\nb"), 2), (OSError("a b"), 2), (KeyboardInterrupt(), 130)])
 def test_errors_are_one_line(
     error: BaseException, status: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,9 +194,7 @@ def test_training_mode_comes_back() -> None:
         ({"first": ["1 2"], "second": ["3 4"]}, {"tokenizer": None}, "give tokenizer="),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(
-    data: dict[str, Any], options: dict[str, Any], message: str
-) -> None:
+def test_what_cannot_be_fitted_is_refused(data: dict[str, Any], options: dict[str, Any], message: str) -> None:
     meteora = attached()
     before = state(meteora)
     with pytest.raises(ValueError, match=message):

@@ -48,9 +48,7 @@ def test_the_same_seed_draws_the_same_tokens() -> None:
 
 def test_a_class_without_text_is_refused() -> None:
     with pytest.raises(ValueError, match="'b' has no text"):
-        make_examples(
-            {"a": ["hello"], "b": [""]}, Letters(), max_tokens=1, max_length=9, tests_per_class=1, seed=0
-        )
+        make_examples({"a": ["hello"], "b": [""]}, Letters(), max_tokens=1, max_length=9, tests_per_class=1, seed=0)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 13, 30, 1000])
@@ -64,9 +62,7 @@ def test_batches_hold_every_token_once_and_no_pad(batch_tokens: int) -> None:
             assert batch.mask.flatten()[places].all()
         assert not batch.ids[batch.mask == 0].any()
         labels = batch.labels.repeat_interleave(batch.ids.shape[1])
-        seen += list(
-            zip(labels[batch.teach].tolist(), batch.ids.flatten()[batch.teach].tolist(), strict=True)
-        )
+        seen += list(zip(labels[batch.teach].tolist(), batch.ids.flatten()[batch.teach].tolist(), strict=True))
     wanted = [(example.label, example.ids[place]) for example in made for place in example.teach]
     assert sorted(seen) == sorted(wanted)
     assert torch.cat([batch.labels for batch in packed]).bincount().tolist() == [3, 4]

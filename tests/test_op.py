@@ -158,9 +158,7 @@ def test_a_token_does_not_see_its_batch() -> None:
     case = make_case(ranks(9), every, rows, shape=(7, 6), d_in=133, d_out=65)
     whole = op(case)
     order = torch.tensor([4, 0, 6, 2, 1, 5, 3])
-    permuted = replace(case, x=case.x[order], base=case.base[order]).with_routes(
-        every, [rows[i] for i in order]
-    )
+    permuted = replace(case, x=case.x[order], base=case.base[order]).with_routes(every, [rows[i] for i in order])
     assert equal(op(permuted), whole[order])
     for row, route in enumerate(rows):
         for token in (slice(0, 6), slice(2, 3)):

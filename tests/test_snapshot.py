@@ -86,9 +86,7 @@ def test_rows_are_reused_only_when_the_last_reader_is_gone(model: PreTrainedMode
     first = by(meteora, "a")
     with meteora.routing("a"):
         meteora.unload_adapter("a")
-        with pytest.raises(
-            CapacityError, match=r"needs 1 slots, free 0 of 2 .* held 1 until running requests end"
-        ):
+        with pytest.raises(CapacityError, match=r"needs 1 slots, free 0 of 2 .* held 1 until running requests end"):
             meteora.load_adapter(sources[2], "c")
         with pytest.raises(CapacityError, match="until running requests end"):
             meteora.reload_adapter("b", sources[2])

@@ -28,9 +28,7 @@ def assert_close_to_reference(actual: Tensor, reference64: Tensor, same_dtype_to
     assert torch.equal(actual.isfinite(), finite), "finite and non-finite values stand at different places"
     reference = torch.where(finite, reference64, 0.0)
     error = (torch.where(finite, actual, 0.0).double() - reference).abs().max().item()
-    of_torch = (
-        (torch.where(finite, same_dtype_torch, 0.0).nan_to_num().double() - reference).abs().max().item()
-    )
+    of_torch = (torch.where(finite, same_dtype_torch, 0.0).nan_to_num().double() - reference).abs().max().item()
     floor = FLOOR_IN_ULPS * torch.finfo(actual.dtype).eps * reference.abs().max().item()
     allowed = FACTOR * of_torch + floor
     assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g} (plain torch: {of_torch:.3g})"

@@ -151,7 +151,7 @@ impl SiteKernel {
                 && last.of == Some(of)
                 && last.x == bytes
             {
-                apply(&site, &mut last.selection, x, y, pool);
+                apply(&site, &last.selection, x, y, pool);
                 return;
             }
             last.of = None;
