@@ -14,7 +14,7 @@ import torch
 from meteora_rs import Meteora, MeteoraConfig
 from meteora_rs.errors import MeteoraError
 from safetensors.torch import load_file
-from tiny import MODELS, adapter, equal, linears, logits, prompt, tiny_model
+from tiny import MODELS, adapter, equal, gate_rows, linears, logits, prompt, tiny_model
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -192,3 +192,16 @@ def test_more_top_k_than_adapters_is_all_of_them(model: PreTrainedModel) -> None
         outputs.append(logits(model, prompt()))
         meteora.detach()
     assert equal(*outputs)
+
+
+@pytest.mark.parametrize("gate", ["arrow", "none", "tensors"])
+def test_gates_can_be_written_whatever_mode_attach_ran_in(model: PreTrainedModel, gate: str) -> None:
+    with torch.inference_mode():
+        meteora = meteora_rs.attach(model)
+    source = adapter(model)
+    for name, inference in (("math", False), ("law", True)):
+        for site in meteora.sites:
+            site.gate.requires_grad_(not inference)
+        with torch.inference_mode(inference):
+            meteora.load_adapter(source, name, gate=gate_rows(meteora, 1) if gate == "tensors" else gate)
+    assert equal(logits(model, prompt()), logits(model, prompt()))

@@ -9,8 +9,10 @@ import meteora_rs
 import pytest
 import torch
 from meteora_rs import Meteora
+from meteora_rs.samples.cache import cache_folder
 from tiny import ALL, MODELS, logits, prompt, tiny_model
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
 peft = pytest.importorskip("peft")
 
@@ -30,14 +32,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def trained(model: nn.Module, config: dict[str, Any], seed: int = 0, **more: Any) -> Any:
+def trained(model: nn.Module, config: dict[str, Any], std: float = 0.2) -> Any:
     """`model` wrapped by PEFT, its adapter as if trained: no half of it is zero."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     full = {"target_modules": list(ALL), "lora_alpha": 12, "init_lora_weights": False, **config}
-    wrapped = peft.get_peft_model(model, peft.LoraConfig(**full), **more).eval()
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**full)).eval()
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:
-            nn.init.normal_(parameter, std=0.2)
+            nn.init.normal_(parameter, std=std)
     return wrapped
 
 
@@ -125,3 +127,24 @@ def test_an_untrained_adapter_is_the_base_and_routable(meteora: Meteora, tmp_pat
     for route in ("fresh", meteora_rs.Auto()):
         with meteora.routing(route):
             assert torch.equal(logits(meteora.model, prompt()), logits(tiny_model(), prompt()))
+
+
+def test_on_a_real_model(tmp_path: Path) -> None:
+    folder = cache_folder() / "SmolLM2-135M-Instruct"
+    if not folder.is_dir():
+        pytest.skip("SmolLM2-135M-Instruct is not in the cache; make demo fetches it")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    config = {
+        "r": 8, "use_rslora": True, "rank_pattern": {"q_proj": 16, r"layers\.3\.mlp\.up_proj": 2},
+        "alpha_pattern": {"down_proj": 4}, "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"],
+    }  # fmt: skip
+    ids = prompt(2, 12) * 100
+    wrapped = trained(model, config, std=0.02)
+    wrapped.save_pretrained(tmp_path)
+    expected = logits(wrapped, ids)
+    meteora = meteora_rs.attach(wrapped.unload())
+    plain = logits(meteora.model, ids)
+    meteora.load_adapter(tmp_path, "it")
+    with meteora.routing("it"):
+        assert relative(logits(meteora.model, ids), expected) < 2e-5
+    assert relative(plain, expected) > 0.02

@@ -41,13 +41,14 @@ class Site(nn.Module):
         self.path, self.index, self.group, self.leads = path, index, group, leads
         self.in_features, self.out_features = module.in_features, module.out_features
         slots, pages = registry.slots, registry.pages
-        # zeros: large ones come from the system untouched, so only rows that are written take memory.
-        self.register_buffer("gate", torch.zeros(slots, self.in_features), persistent=False)
-        self.register_buffer("gate_bias", torch.zeros(slots), persistent=False)
-        bytes_per_column = pages * _native.PAGE_BYTES_PER_COLUMN
-        for name, width in (("lora_A", self.in_features), ("lora_B_packed", self.out_features)):
-            self.register_buffer(name, torch.zeros(bytes_per_column * width, dtype=torch.uint8), persistent=False)
-        self.register_buffer("table", torch.zeros(slots, 4, dtype=torch.int32), persistent=False)
+        with torch.inference_mode(False):  # else the buffers could only be written in that mode
+            # zeros: large ones come from the system untouched, so only rows that are written take memory.
+            self.register_buffer("gate", torch.zeros(slots, self.in_features), persistent=False)
+            self.register_buffer("gate_bias", torch.zeros(slots), persistent=False)
+            bytes_per_column = pages * _native.PAGE_BYTES_PER_COLUMN
+            for name, width in (("lora_A", self.in_features), ("lora_B_packed", self.out_features)):
+                self.register_buffer(name, torch.zeros(bytes_per_column * width, dtype=torch.uint8), persistent=False)
+            self.register_buffer("table", torch.zeros(slots, 4, dtype=torch.int32), persistent=False)
         self.kernel = _native.SiteKernel(registry, index, group, leads, self.in_features, self.out_features)
         self._bind()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from meteora_rs.site import Site
 
 
@@ -17,6 +19,7 @@ class NoGate:
 
     def write(self, slot: int) -> None:
         """Fill row `slot` of every site."""
-        for site in self._sites:
-            site.gate[slot] = 0.0
-            site.gate_bias[slot] = 0.0
+        with torch.no_grad():
+            for site in self._sites:
+                site.gate[slot] = 0.0
+                site.gate_bias[slot] = 0.0
