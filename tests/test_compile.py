@@ -12,6 +12,7 @@ from meteora_rs import Auto, Meteora, MeteoraConfig, Mix
 from tiny import adapter, equal, gate_rows, logits, prompt, tiny_model
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import PreTrainedModel
 
 
@@ -111,6 +112,13 @@ def test_detach_leaves_a_model_that_compiles(attached: Meteora) -> None:
     with torch.no_grad():
         out = torch.compile(model, backend="aot_eager", fullgraph=True)(ids).logits
     assert torch.allclose(out, logits(tiny_model(), ids), atol=2e-4)
+
+
+def test_a_recorded_linear_keeps_its_adapters(attached: Meteora) -> None:
+    linear = attached.model.requires_grad_(False).model.layers[1].mlp.up_proj
+    x, other = torch.randn(2, 2, 3, 64)
+    with torch.no_grad(), attached.routing(["math", Auto()]):
+        assert equal(make_fx(linear)(x)(other), linear(other))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

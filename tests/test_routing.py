@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import copy
 import pickle
-import threading
 from typing import Any
 
 import meteora_rs
@@ -96,73 +93,6 @@ def test_a_restriction_holds_whatever_the_gates_say(meteora: Meteora, model: Pre
     ids = prompt()
     assert equal(routed(meteora, Auto(only=["quiet"]), ids), routed(meteora, "quiet", ids))
     assert equal(routed(meteora, Auto(), ids), routed(meteora, "loud", ids))
-
-
-def test_blocks_nest_and_end(loaded: Meteora) -> None:
-    ids = prompt()
-    by_name = {name: routed(loaded, name, ids) for name in ("math", "law")}
-    auto = logits(loaded.model, ids)
-    with loaded.routing("math"):
-        with loaded.routing("law"):
-            assert equal(logits(loaded.model, ids), by_name["law"])
-        assert equal(logits(loaded.model, ids), by_name["math"])
-        with pytest.raises(ZeroDivisionError), loaded.routing("law"):
-            raise ZeroDivisionError
-        assert equal(logits(loaded.model, ids), by_name["math"])
-    assert equal(logits(loaded.model, ids), auto)
-
-
-def test_threads_have_routes_of_their_own(loaded: Meteora) -> None:
-    ids = prompt()
-    expected = {str(route): routed(loaded, route, ids) for route in ROUTES}
-    start, wrong = threading.Barrier(len(ROUTES)), []
-
-    def work(route: Route) -> None:
-        start.wait()
-        for _ in range(5):
-            with loaded.routing(route):
-                if not equal(logits(loaded.model, ids), expected[str(route)]):
-                    wrong.append(route)
-
-    threads = [threading.Thread(target=work, args=(route,)) for route in ROUTES]
-    with loaded.routing("math"):
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert wrong == []
-
-
-def test_a_new_thread_begins_with_the_default_or_with_a_copied_context(loaded: Meteora) -> None:
-    ids, seen = prompt(), []
-    auto, math = logits(loaded.model, ids), routed(loaded, "math", ids)
-    with loaded.routing("math"):
-        copied = contextvars.copy_context()
-        for run in (lambda f: f(), copied.run):
-            thread = threading.Thread(target=run, args=(lambda: seen.append(logits(loaded.model, ids)),))
-            thread.start()
-            thread.join()
-    assert equal(seen[1], math)
-    assert equal(seen[0], auto) or equal(seen[0], math)  # from 3.14 on threads may inherit the context
-
-
-def test_tasks_have_routes_of_their_own(loaded: Meteora) -> None:
-    ids = prompt()
-    expected = {str(route): routed(loaded, route, ids) for route in ROUTES}
-
-    async def work(route: Route) -> bool:
-        with loaded.routing(route):
-            good = True
-            for _ in range(3):
-                await asyncio.sleep(0)
-                good &= equal(logits(loaded.model, ids), expected[str(route)])
-                good &= equal(await asyncio.to_thread(logits, loaded.model, ids), expected[str(route)])
-            return good
-
-    async def main() -> list[bool]:
-        return await asyncio.gather(*(work(route) for route in ROUTES))
-
-    assert all(asyncio.run(main()))
 
 
 def test_two_models_have_routes_of_their_own(loaded: Meteora) -> None:
