@@ -44,14 +44,14 @@ def test_one_graph_for_all_that_changes(attached: Meteora) -> None:
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(model, backend=counter, fullgraph=True)
     for routes in (
-        Auto(), "math", "__base__", Mix({"math": 0.5, "law": 2.0}), ["math", "law"],
+        Auto(), "math", "__base__", Mix({"math": 0.5, "law": 2.0}), ["math", "law"] * 2,
         ["math", Auto(), "__base__", Auto(only=["law"])], Auto(only=["math"]), ["math"] * 4,
     ):  # fmt: skip
         run(compiled, attached, routes, ids)
     attached.load_adapter(adapter(model, 8, seed=5), "new")
     run(compiled, attached, "new", ids)
     attached.reload_adapter("new", adapter(model, 16, seed=6, dtype=torch.bfloat16))
-    run(compiled, attached, ["new", "math"], ids)
+    run(compiled, attached, ["new", "math"] * 2, ids)
     attached.unload_adapter("math")
     run(compiled, attached, Auto(), ids)
     for name in ("law", "new"):

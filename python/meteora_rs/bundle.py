@@ -52,7 +52,7 @@ def save_bundle(meteora: Meteora, folder: str | Path) -> None:
         MeteoraError: `folder` exists and is no bundle.
         OSError: it can't be written.
     """
-    target = Path(folder)
+    target = Path(folder).resolve()
     if target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file():
         raise MeteoraError(f"{target} exists and is no bundle (it has no {MANIFEST}); choose another folder")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,11 @@ def save_bundle(meteora: Meteora, folder: str | Path) -> None:
         if target.exists():
             old = scratch.with_name(scratch.name + ".old")
             target.rename(old)
-            scratch.rename(target)
+            try:
+                scratch.rename(target)
+            except BaseException:
+                old.rename(target)
+                raise
             shutil.rmtree(old)
         else:
             scratch.rename(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from meteora_rs import _native
+from meteora_rs.errors import RouteError
 from meteora_rs.routes import Auto, Route, to_native
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ class Plan:
     same for the eager CPU path; `is_base` says that no row uses an adapter.
     """
 
-    __slots__ = ("is_base", "native", "routes", "row_route", "temperature", "top_k", "trace")
+    __slots__ = ("is_base", "listed", "native", "routes", "row_route", "temperature", "top_k", "trace")
 
     def __init__(self, native: _native.RoutePlan, trace: Trace | None) -> None:
         self.native = native
@@ -37,17 +39,31 @@ class Plan:
         self.row_route = row_route.repeat(2) if len(row_route) == 1 else row_route
         records = torch.frombuffer(bytearray(native.records()), dtype=torch.int32).view(-1, native.width)
         self.routes = records if len(records) > 1 else records.repeat(2, 1)
+        self.listed = len(row_route)
         for tensor in (self.row_route, self.routes):
             torch._dynamo.mark_dynamic(tensor, 0)
+
+    def check_rows(self, rows: int | None) -> None:
+        """Hold a list of routes against the batch that a call begins with.
+
+        Raises:
+            RouteError: there is neither one route nor one for each row.
+        """
+        if rows is not None and self.listed not in (1, rows):
+            raise RouteError(
+                f"route: {self.listed} routes for a batch of {rows} rows; give one route, or one for each row (rows "
+                "that generate() repeats follow their own)"
+            )
 
 
 class Holder:
     """A mutable cell with the plan in force; compiled graphs read through it, so no branch and no guard on it."""
 
-    __slots__ = ("plan",)
+    __slots__ = ("inside", "plan")
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, inside: bool = False) -> None:
         self.plan = plan
+        self.inside = inside  # inside generate() or forward(): rows have been checked, and may have been repeated
 
 
 class RoutingContext:
@@ -55,6 +71,8 @@ class RoutingContext:
 
     def __init__(self, registry: _native.Registry, top_k: int, temperature: float) -> None:
         self._registry = registry
+        self.lock = threading.RLock()
+        """Held while a plan takes its snapshot, and while gate rows change in place: neither sees half of the other."""
         self._options = (top_k, temperature)
         self.default = Holder(self.plan([Auto()], None))
         self._var: ContextVar[Holder] = ContextVar("meteora_rs_plan", default=self.default)
@@ -62,6 +80,10 @@ class RoutingContext:
     def current(self) -> Plan:
         """The plan in force: of the innermost `routing()` of this thread or task, else the default `Auto()`."""
         return self._var.get().plan
+
+    def is_inside(self) -> bool:
+        """Whether this is inside a call of the attached model."""
+        return self._var.get().inside
 
     def is_default(self) -> bool:
         """Whether no `routing()` is open here."""
@@ -73,7 +95,8 @@ class RoutingContext:
         Raises:
             AdapterNotFoundError, RouteError: see `Meteora.routing`.
         """
-        native = self._registry.plan([to_native(route) for route in routes], *self._options)
+        with self.lock:
+            native = self._registry.plan([to_native(route) for route in routes], *self._options)
         return Plan(native, trace)
 
     def refresh(self) -> None:
@@ -85,9 +108,9 @@ class RoutingContext:
         self.default.plan.native.release()
 
     @contextmanager
-    def enter(self, plan: Plan) -> Iterator[Plan]:
-        """Put `plan` in force inside the block."""
-        token = self._var.set(Holder(plan))
+    def enter(self, plan: Plan, inside: bool = False) -> Iterator[Plan]:
+        """Put `plan` in force inside the block; `inside` a call of the model, rows are not checked again."""
+        token = self._var.set(Holder(plan, inside))
         try:
             yield plan
         finally:

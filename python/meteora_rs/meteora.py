@@ -121,6 +121,8 @@ class Meteora:
         self._require_attached()
         adapter = parse(self._registry, source, name, revision)
         with self._writer:
+            if gate is None and not reload:
+                raise ValueError('gate must be "arrow", "none" or a dict of tensors, not None')
             if gate is None:
                 old = self.adapter(name)
                 gate = self._gate_rows(old.slot) if old.gate in ("tensors", "fitted") else old.gate
@@ -233,7 +235,9 @@ class Meteora:
             AdapterInUseError: a request is running: gate rows change in place, between requests.
         """
         self._require_attached()
-        with self._writer:
+        if kind not in ("tensors", "fitted"):
+            raise ValueError(f'kind must be "tensors" or "fitted", not {kind!r}')
+        with self._writer, self._context.lock:
             slots = {name: self._registry.slots - 1 if name == BASE else self.adapter(name).slot for name in rows}
             prepared = {name: gates.TensorGate(name, each, self.sites, kind) for name, each in rows.items()}
             self._context.release_default()
@@ -283,7 +287,8 @@ class Meteora:
         from meteora_rs.gates.fit import fit_gates
 
         self._require_attached()
-        return fit_gates(self, {name: list(each) for name, each in data.items()}, **options)
+        texts: dict[str, Any] = {name: each if isinstance(each, str) else list(each) for name, each in data.items()}
+        return fit_gates(self, texts, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write adapters, gates and config as a bundle that `attach_pretrained` reads (see `meteora_rs.bundle`)."""

@@ -74,6 +74,9 @@ class Patch:
         for name in ("forward", "generate"):
             if hasattr(self.model, name):
                 self._wrap(self.model, name)
+        decoder = getattr(self.model, "base_model", None)
+        if isinstance(decoder, nn.Module) and decoder is not self.model:
+            self._wrap(decoder, "forward")
 
     def remove(self) -> None:
         """Undo `install`, last change first."""
@@ -114,13 +117,11 @@ class Patch:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling() or not self.active:
                 return inner(*args, **kwargs)
-            plan = context.current()
-            rows = _rows(args, kwargs)
-            if rows is not None:
-                plan.native.check_rows(rows)
-            if not context.is_default():
+            if context.is_inside():
                 return inner(*args, **kwargs)
-            with context.enter(context.plan([Auto()], None)):
+            plan = context.plan([Auto()], None) if context.is_default() else context.current()
+            plan.check_rows(_rows(args, kwargs))
+            with context.enter(plan, inside=True):
                 return inner(*args, **kwargs)
 
         setattr(model, name, wrapper)

@@ -21,6 +21,9 @@ LARGEST = (2 - 2**-23) * 2.0**127
 class Auto:
     """Let the gates choose, for each token and layer, among all routable adapters, or among `only` some.
 
+    Where `fit_gates` made the base a class of its own, the gates may choose it too: a token then gets no adapter.
+    Arrow's logits and fitted ones are on different scales, so fit an adapter that shall compete with fitted ones.
+
     Raises:
         RouteError: `only` is an empty list, a single string, or holds what is no string.
     """

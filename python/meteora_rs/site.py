@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any, NoReturn, SupportsIndex
 
 import torch
@@ -44,12 +45,11 @@ class Site(nn.Module):
         self.in_features, self.out_features = module.in_features, module.out_features
         slots, pages = registry.slots, registry.pages
         with torch.inference_mode(False):  # else the buffers could only be written in that mode
-            # zeros: large ones come from the system untouched, so only rows that are written take memory.
             self.register_buffer("gate", torch.zeros(slots, self.in_features), persistent=False)
             self.register_buffer("gate_bias", torch.zeros(slots), persistent=False)
             bytes_per_column = pages * _native.PAGE_BYTES_PER_COLUMN
             for name, width in (("lora_A", self.in_features), ("lora_B_packed", self.out_features)):
-                self.register_buffer(name, torch.zeros(bytes_per_column * width, dtype=torch.uint8), persistent=False)
+                self.register_buffer(name, _untouched(bytes_per_column * width), persistent=False)
             self.register_buffer("table", torch.zeros(slots, 4, dtype=torch.int32), persistent=False)
         self.kernel = _native.SiteKernel(registry, index, group, leads, self.in_features, self.out_features)
         self._bind()
@@ -87,7 +87,11 @@ class Site(nn.Module):
         ):
             if plan.trace is not None:
                 self._eager(base.detach().clone(), x.detach(), plan)
-            return self._op(base, x, plan)
+            out = self._op(base, x, plan)
+            if out.grad_fn is not None:  # the backward pass reads the rows of this plan's snapshot
+                node: Any = out.grad_fn
+                node.metadata["meteora_plan"] = plan
+            return out
         # The same kernel through a shorter door: a call through torch's dispatcher costs about as much as one
         # token's arithmetic, and there are seven of them in every layer.
         self._eager(base, x, plan)
@@ -121,6 +125,15 @@ class Site(nn.Module):
             plan.top_k,
             plan.temperature,
         )
+
+
+def _untouched(size: int) -> Tensor:
+    """`size` zero bytes that take memory only where they are written.
+
+    Mapped rather than `torch.zeros`, which clears what the allocator had before: that made loading 28 adapters cost
+    twice their bytes.
+    """
+    return torch.frombuffer(mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS), dtype=torch.uint8)
 
 
 class AttachedLinear(nn.Linear):

@@ -90,7 +90,11 @@ class Trace:
         for record in self.records:
             steps.setdefault(record.step, []).append(record)
         parts = []
+        if self.records and not any(row < record.slots.shape[0] for record in self.records):
+            raise IndexError(f"no traced batch has a row {row}")
         for records in steps.values():
+            if row >= records[0].slots.shape[0]:
+                continue
             tokens = records[0].slots.shape[1]
             part = np.zeros((tokens, len(self.sites), len(columns)), np.float32)
             for record in records:
@@ -111,7 +115,7 @@ class Trace:
         """Each adapter's share over all rows, largest first, with `"__base__"` for what went to none."""
         if not self.records:
             return {}
-        rows = range(self.records[0].slots.shape[0])
+        rows = range(max(record.slots.shape[0] for record in self.records))
         weights = np.concatenate([self.token_weights(row) for row in rows]).mean(axis=1)
         leaders = [leader for row in rows for leader in self.leaders(row)]
         shares = dict(zip(self.adapters, weights.mean(axis=0).tolist(), strict=True))

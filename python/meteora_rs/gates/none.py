@@ -21,5 +21,5 @@ class NoGate:
         """Fill row `slot` of every site."""
         with torch.no_grad():
             for site in self._sites:
-                site.gate[slot] = 0.0
-                site.gate_bias[slot] = 0.0
+                site.gate.data[slot] = 0.0  # .data: see TensorGate.write
+                site.gate_bias.data[slot] = 0.0

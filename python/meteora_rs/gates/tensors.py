@@ -48,8 +48,9 @@ class TensorGate:
         """Fill row `slot` of every site."""
         with torch.no_grad():
             for site, (row, bias) in zip(self._sites, self._rows, strict=True):
-                site.gate[slot] = row
-                site.gate_bias[slot] = bias
+                # .data: an autograd graph that holds other slots need not notice.
+                site.gate.data[slot] = row
+                site.gate_bias.data[slot] = bias
                 site.table[slot, 2] &= KIND_MASK
 
 

@@ -98,20 +98,6 @@ impl RoutePlan {
         self.names.clone()
     }
 
-    fn check_rows(&self, rows: usize) -> PyResult<()> {
-        let routes = self.row_route.len();
-        if rows % routes == 0 {
-            return Ok(());
-        }
-        Err(raise(
-            "RouteError",
-            format!(
-                "route: {routes} routes for a batch of {rows} rows; give one route, or one for each row (rows that \
-                 generate() expands follow their own)"
-            ),
-        ))
-    }
-
     fn release(&self) {
         self.snapshot
             .lock()

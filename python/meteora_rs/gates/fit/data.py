@@ -54,8 +54,13 @@ def make_examples(
     prompt + response + end of text. Labels follow the order of `data`.
 
     Raises:
-        ValueError: a class without a text of two tokens or more.
+        ValueError: a class without a text of two tokens or more, or with something that is no text.
     """
+    for name, texts in data.items():
+        for text in [texts] if isinstance(texts, str) else texts:
+            pair = isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
+            if isinstance(texts, str) or not (isinstance(text, str) or pair):
+                raise ValueError(f"{name!r}: a list of texts or (prompt, response) pairs is needed, not {text!r}")
     draw = random.Random(seed)
     examples = []
     for label, (name, texts) in enumerate(data.items()):

@@ -1,0 +1,94 @@
+"""The handle: gates are replaced whole, requests of any entrance are whole, and gradients keep their adapters."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from meteora_rs import Meteora, MeteoraConfig, attach
+from meteora_rs.errors import AdapterInUseError, CapacityError
+from tiny import adapter, equal, gate_rows, logits, prompt
+from transformers import PreTrainedModel
+
+
+def test_gates_of_no_known_kind_change_nothing(loaded: Meteora) -> None:
+    before = logits(loaded.model, prompt())
+    with pytest.raises(ValueError, match="kind"):
+        loaded.set_gates({"math": gate_rows(loaded, 5)}, kind="arrow")
+    assert equal(logits(loaded.model, prompt()), before)
+
+
+def test_a_forward_never_sees_half_of_a_change_of_gates(loaded: Meteora) -> None:
+    states = [{"math": gate_rows(loaded, seed), "law": gate_rows(loaded, seed + 1)} for seed in (3, 5)]
+    expected = []
+    for state in states:
+        loaded.set_gates(state)
+        expected.append(logits(loaded.model, prompt()))
+    stop = threading.Event()
+    torn = []
+
+    def run() -> None:
+        while not stop.is_set():
+            found = logits(loaded.model, prompt())
+            if not any(equal(found, each) for each in expected):
+                torn.append(found)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    for turn in range(60):
+        try:
+            loaded.set_gates(states[turn % 2])
+        except AdapterInUseError:
+            continue
+    stop.set()
+    thread.join()
+    assert not torn
+
+
+def test_the_inner_model_holds_its_adapters_too(model: PreTrainedModel) -> None:
+    meteora = attach(model, MeteoraConfig(max_adapters=1, pool_rank=8))
+    meteora.load_adapter(adapter(model, 8, seed=0), "a")
+    refused = []
+
+    def reload(*_: object) -> None:
+        with pytest.raises(CapacityError) as error:
+            meteora.reload_adapter("a", adapter(model, 8, seed=1))
+        refused.append(error)
+
+    handle = model.model.layers[1].register_forward_pre_hook(reload)
+    with torch.no_grad():
+        model.model(prompt())
+    handle.remove()
+    assert refused
+
+
+def test_a_graph_keeps_the_rows_that_its_backward_reads(loaded: Meteora, model: PreTrainedModel) -> None:
+    embedded = model.get_input_embeddings()(prompt()).detach().requires_grad_()
+
+    def gradient(between: bool) -> torch.Tensor:
+        with loaded.routing("math"):
+            loss = model(inputs_embeds=embedded).logits.square().sum()
+        if between:
+            loaded.unload_adapter("math")
+            loaded.load_adapter(adapter(model, 8, seed=11), "new", gate="none")
+        return torch.autograd.grad(loss, embedded)[0]
+
+    assert equal(gradient(False), gradient(True))
+
+
+@pytest.mark.parametrize("texts", ["one string", [None], [("a", "b", "c")]])
+def test_a_fit_takes_lists_of_texts_or_pairs(loaded: Meteora, texts: object) -> None:
+    with pytest.raises(ValueError, match="a list of texts"):
+        loaded.fit_gates({"math": texts, "law": ["some text"]}, tokenizer=object())
+
+
+def test_a_trace_of_batches_of_different_sizes(loaded: Meteora) -> None:
+    with loaded.trace() as trace:
+        logits(loaded.model, prompt(1, 4))
+        logits(loaded.model, prompt(3, 5))
+    assert trace.token_weights(0).shape[0] == 9
+    assert trace.token_weights(2).shape[0] == 5
+    assert sum(each.tokens for each in trace.summary().values()) == 4 + 15
+    with pytest.raises(IndexError, match="row 3"):
+        trace.token_weights(3)
