@@ -1,4 +1,4 @@
-"""Interleaved timing: every variant in every round, so that a drift of the machine meets all alike."""
+"""Interleaved timing: every variant in turn, a few steps each, so that a drift of the machine meets all alike."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from torch import nn
 from tqdm import tqdm
 
 PROMPT, STEPS, PREFILL = 16, 16, 128
+RUN = 4
+"""Decode steps of one variant before the next one's turn."""
+
+Times = dict[str, list[float]]
+"""Milliseconds of each variant; entries of one index were taken one right after the other."""
 
 
 @dataclass(frozen=True)
@@ -25,52 +30,62 @@ class Variant:
     block: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
-def decode_ms(variant: Variant, tokens: torch.Tensor) -> float:
-    """Median milliseconds of one greedy step at batch 1, over `STEPS` steps after a prompt."""
-    times = []
-    # transformers 5.24 renames past_key_values to cache; PEFT's wrappers take either.
-    renamed = "cache" in inspect.signature(type(variant.model).forward).parameters
-    name = "cache" if renamed else "past_key_values"
-    with torch.inference_mode(), variant.block():
-        out = variant.model(input_ids=tokens[:, :PROMPT], use_cache=True)
-        for _ in range(STEPS):
-            token = out.logits[:, -1:].argmax(-1)
-            start = time.perf_counter()
-            out = variant.model(input_ids=token, use_cache=True, **{name: out[name]})
-            times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times)
+def decode_ms(variants: Mapping[str, Variant], tokens: torch.Tensor) -> Times:
+    """Milliseconds of `STEPS` greedy steps at batch 1 after a prompt."""
+    times: Times = {name: [] for name in variants}
+    outputs = {}
+    for name, variant in variants.items():
+        with torch.inference_mode(), variant.block():
+            outputs[name] = variant.model(input_ids=tokens[:, :PROMPT], use_cache=True)
+    for _ in range(STEPS // RUN):
+        for name, variant in variants.items():
+            # transformers 5.24 renames past_key_values to cache; PEFT's wrappers take either.
+            renamed = "cache" in inspect.signature(type(variant.model).forward).parameters
+            cache = "cache" if renamed else "past_key_values"
+            out = outputs[name]
+            with torch.inference_mode(), variant.block():
+                for _ in range(RUN):
+                    token = out.logits[:, -1:].argmax(-1)
+                    start = time.perf_counter()
+                    out = variant.model(input_ids=token, use_cache=True, **{cache: out[cache]})
+                    times[name].append((time.perf_counter() - start) * 1e3)
+            outputs[name] = out
+    return times
 
 
-def prefill_ms(variant: Variant, tokens: torch.Tensor) -> float:
+def prefill_ms(variants: Mapping[str, Variant], tokens: torch.Tensor) -> Times:
     """Milliseconds for a prompt of `PREFILL` tokens."""
-    with torch.inference_mode(), variant.block():
-        start = time.perf_counter()
-        variant.model(input_ids=tokens[:, :PREFILL], use_cache=False)
-        return (time.perf_counter() - start) * 1e3
+    times: Times = {}
+    for name, variant in variants.items():
+        with torch.inference_mode(), variant.block():
+            start = time.perf_counter()
+            variant.model(input_ids=tokens[:, :PREFILL], use_cache=False)
+            times[name] = [(time.perf_counter() - start) * 1e3]
+    return times
 
 
 def ratios(
     variants: Mapping[str, Variant],
-    measure: Callable[[Variant, torch.Tensor], float],
+    measure: Callable[[Mapping[str, Variant], torch.Tensor], Times],
     rounds: int,
     vocabulary: int,
     title: str,
 ) -> dict[str, dict[str, float]]:
-    """For each variant: median ms, and the ratio to `"base"` in the same round as median, least and largest."""
+    """For each variant: median ms, and the ratio to the `"base"` step beside it.
+
+    A round's ratio is the median over its steps; given are the median of all steps, the least and the largest round.
+    """
     tokens = torch.randint(100, vocabulary, (1, PREFILL), generator=torch.Generator().manual_seed(0))
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in tqdm(range(rounds + 1), desc=title):
-        for name, variant in variants.items():
-            took = measure(variant, tokens)
-            if turn:  # the first round warms up
-                times[name].append(took)
+    measure(variants, tokens)  # the first round warms up
+    turns = [measure(variants, tokens) for _ in tqdm(range(rounds), desc=title)]
     result = {}
-    for name, each in times.items():
-        against = [mine / base for mine, base in zip(each, times["base"], strict=True)]
+    for name in variants:
+        against = [[mine / base for mine, base in zip(turn[name], turn["base"], strict=True)] for turn in turns]
+        by_round = [statistics.median(each) for each in against]
         result[name] = {
-            "ms": round(statistics.median(each), 3),
-            "ratio": round(statistics.median(against), 4),
-            "ratio_min": round(min(against), 4),
-            "ratio_max": round(max(against), 4),
+            "ms": round(statistics.median(value for turn in turns for value in turn[name]), 3),
+            "ratio": round(statistics.median(value for each in against for value in each), 4),
+            "ratio_min": round(min(by_round), 4),
+            "ratio_max": round(max(by_round), 4),
         }
     return result

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
-import torch
-
 from meteora_rs.site import Site
 
 
@@ -40,11 +38,4 @@ class InputGroup:
             site.kernel.shares_gate = shares
 
     def _equal(self, slot: int) -> bool:
-        first = self.leader
-        return all(
-            torch.equal(first.gate[slot], site.gate[slot])
-            and torch.equal(first.gate_bias[slot], site.gate_bias[slot])
-            # The bits above the dtype code: a sign-free row is equal only to a sign-free one.
-            and torch.equal(first.table[slot, 2] >> 8, site.table[slot, 2] >> 8)
-            for site in self.sites[1:]
-        )
+        return all(self.leader.kernel.same_gate(site.kernel, slot) for site in self.sites[1:])

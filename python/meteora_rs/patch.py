@@ -17,7 +17,7 @@ from meteora_rs.errors import MeteoraError
 from meteora_rs.groups import InputGroup
 from meteora_rs.models.architecture import SiteInfo
 from meteora_rs.routes import Auto
-from meteora_rs.site import CONTEXTS, AttachedLinear, Site, attached_class
+from meteora_rs.site import CONTEXTS, Site, attached_class
 
 SITE_NAME = "meteora_site"
 """The name under which a linear holds its `Site` as a submodule."""
@@ -86,14 +86,15 @@ class Patch:
 
     def _install_linear(self, linear: nn.Linear, site: Site) -> None:
         original = type(linear)
-        linear.__class__ = attached_class(original)
+        attached = attached_class(original)
+        linear.__class__ = attached
         linear.add_module(SITE_NAME, site)
         # Beside the submodule, plain attributes: nn.Module's own look-up of a submodule costs 0.3 µs a call.
         object.__setattr__(linear, "_meteora_site", site)
         object.__setattr__(linear, "_meteora_id", id(self.context))
         hooked = getattr(linear, "_old_forward", None)
         if hooked is not None:  # accelerate's hooks have kept the bound forward of the stock class
-            object.__setattr__(linear, "_old_forward", AttachedLinear.forward.__get__(linear))
+            object.__setattr__(linear, "_old_forward", attached.forward.__get__(linear))
 
         def undo() -> None:
             linear.__class__ = original
@@ -102,7 +103,7 @@ class Patch:
                 linear.__dict__.pop(name)
             # Hooks may have come or gone meanwhile: what they keep of the attached class goes, the rest is theirs.
             for name in ("forward", "_old_forward"):
-                if getattr(linear.__dict__.get(name), "__func__", None) is AttachedLinear.forward:
+                if getattr(linear.__dict__.get(name), "__func__", None) is attached.forward:
                     kept = hooked if hooked is not None else original.forward.__get__(linear)
                     object.__setattr__(linear, name, kept)
 

@@ -8,6 +8,7 @@ from typing import Any, NoReturn, SupportsIndex
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from meteora_rs import _native, ops
 from meteora_rs.context import Plan, RoutingContext
@@ -27,12 +28,14 @@ class Site(nn.Module):
     """The gate, the pools and the table of one linear, as torch buffers at fixed addresses.
 
     `gate [slots, in] f32`, `gate_bias [slots] f32`, `lora_A [bytes] u8`, `lora_B_packed [bytes] u8`,
-    `table [slots, 4] i32` (rust/core/src/layout.rs). None is in a `state_dict`; `.to(device)` moves them, while
-    `.half()` and the like leave them as they are: adapters keep their own dtype.
+    `table [slots, 4] i32` (rust/core/src/layout.rs), `gate_screen [slots, bytes] u8` (rust/core/src/kernel/screen.rs;
+    gates are written by `SiteKernel.write_gate`, which keeps both). None is in a `state_dict`; `.to(device)` moves
+    them, while `.half()` and the like leave them as they are: adapters keep their own dtype.
     """
 
     gate: Tensor
     gate_bias: Tensor
+    gate_screen: Tensor
     lora_A: Tensor
     lora_B_packed: Tensor
     table: Tensor
@@ -44,6 +47,8 @@ class Site(nn.Module):
         self.path, self.index, self.group, self.leads = path, index, group, leads
         self.in_features, self.out_features = module.in_features, module.out_features
         slots, pages = registry.slots, registry.pages
+        self.kernel = _native.SiteKernel(registry, index, group, leads, self.in_features, self.out_features)
+        stride = self.kernel.screen_stride
         with torch.inference_mode(False):  # else the buffers could only be written in that mode
             self.register_buffer("gate", torch.zeros(slots, self.in_features), persistent=False)
             self.register_buffer("gate_bias", torch.zeros(slots), persistent=False)
@@ -51,11 +56,11 @@ class Site(nn.Module):
             for name, width in (("lora_A", self.in_features), ("lora_B_packed", self.out_features)):
                 self.register_buffer(name, _untouched(bytes_per_column * width), persistent=False)
             self.register_buffer("table", torch.zeros(slots, 4, dtype=torch.int32), persistent=False)
-        self.kernel = _native.SiteKernel(registry, index, group, leads, self.in_features, self.out_features)
+            self.register_buffer("gate_screen", _untouched(slots * stride).view(slots, stride), persistent=False)
         self._bind()
 
     def _bind(self) -> None:
-        buffers = [self.gate, self.gate_bias, self.lora_A, self.lora_B_packed, self.table]
+        buffers = [self.gate, self.gate_bias, self.gate_screen, self.lora_A, self.lora_B_packed, self.table]
         self.on_cpu = all(b.device.type == "cpu" for b in buffers)
         if self.on_cpu:
             self.kernel.bind(*(b.data_ptr() for b in buffers))
@@ -64,7 +69,7 @@ class Site(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Site:
         # Seen as integers, floats are moved by .to(device) and left alone by .half(), .bfloat16(), .to(dtype).
-        for name in ("gate", "gate_bias", "lora_A", "lora_B_packed", "table"):
+        for name in list(self._buffers):
             buffer = getattr(self, name)
             if buffer.dtype == torch.float32:
                 self._buffers[name] = fn(buffer.view(torch.int32)).view(torch.float32)
@@ -100,14 +105,14 @@ class Site(nn.Module):
     def _eager(self, base: Tensor, x: Tensor, plan: Plan) -> None:
         if not x.is_contiguous():
             x = x.contiguous()
-        tokens = x.numel() // self.in_features
         try:
-            dtypes = _DTYPES[x.dtype], _DTYPES[base.dtype]
+            to = _DTYPES[base.dtype]
+            of = to if x.dtype is base.dtype else _DTYPES[x.dtype]
         except KeyError as error:
             raise MeteoraError(
                 f"{self.path}: the model must be float32, float16 or bfloat16 to use adapters, not {error}"
             ) from None
-        self.kernel.forward(plan.native, x.data_ptr(), base.data_ptr(), tokens, *dtypes)
+        self.kernel.forward(plan.native, x.data_ptr(), base.data_ptr(), x.numel(), of, to)
         if plan.trace is not None:
             plan.trace.record(plan.native, self.index, x.shape, self.kernel.selection())
 
@@ -146,6 +151,19 @@ class AttachedLinear(nn.Linear):
         """The linear's own output plus the routed adapters' (see `Site.add`)."""
         return self._meteora_site.add(super().forward(input), input, CONTEXTS[self._meteora_id].current())
 
+
+class AttachedPlainLinear(AttachedLinear):
+    """The same for linears whose forward is that of `nn.Linear`, without its detours: they take as long as ours."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The linear's own output plus the routed adapters' (see `Site.add`)."""
+        own = self._parameters  # nn.Module looks a parameter up in three places before this one
+        if "weight" in own and "bias" in own:
+            base = linear(input, own["weight"], own["bias"])
+        else:  # pruned or parametrized since
+            base = super(AttachedLinear, self).forward(input)
+        return self._meteora_site.add(base, input, CONTEXTS[self._meteora_id].current())
+
     # Both hold for whatever contains the linear: to copy or pickle a model is to copy or pickle its linears.
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         raise MeteoraError(
@@ -167,5 +185,7 @@ def attached_class(base: type[nn.Linear]) -> type[nn.Linear]:
     """The subclass of `base` that adds a site's output; named like `base`, so that printed models stay the same."""
     if base not in _CLASSES:
         members = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-        _CLASSES[base] = type(base.__name__, (AttachedLinear, base), members)
+        _CLASSES[base] = type(
+            base.__name__, (AttachedPlainLinear if base.forward is nn.Linear.forward else AttachedLinear, base), members
+        )
     return _CLASSES[base]

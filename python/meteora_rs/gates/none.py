@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from meteora_rs.site import Site
 
 
@@ -19,7 +17,5 @@ class NoGate:
 
     def write(self, slot: int) -> None:
         """Fill row `slot` of every site."""
-        with torch.no_grad():
-            for site in self._sites:
-                site.gate.data[slot] = 0.0  # .data: see TensorGate.write
-                site.gate_bias.data[slot] = 0.0
+        for site in self._sites:
+            site.kernel.write_gate(slot, None, 0.0, False)

@@ -10,9 +10,6 @@ from torch import Tensor
 from meteora_rs.errors import AdapterFormatError
 from meteora_rs.site import Site
 
-KIND_MASK = 0xFF
-"""The dtype code in a table entry's kind; the bits above mark a sign-free gate, which these rows are not."""
-
 LARGEST = torch.finfo(torch.float32).max
 
 Row = Tensor | tuple[Tensor, float]
@@ -46,12 +43,8 @@ class TensorGate:
 
     def write(self, slot: int) -> None:
         """Fill row `slot` of every site."""
-        with torch.no_grad():
-            for site, (row, bias) in zip(self._sites, self._rows, strict=True):
-                # .data: an autograd graph that holds other slots need not notice.
-                site.gate.data[slot] = row
-                site.gate_bias.data[slot] = bias
-                site.table[slot, 2] &= KIND_MASK
+        for site, (row, bias) in zip(self._sites, self._rows, strict=True):
+            site.kernel.write_gate(slot, row.data_ptr(), bias, False)
 
 
 def _check(name: str, path: str, value: Row, width: int) -> tuple[Tensor, float]:
@@ -59,7 +52,7 @@ def _check(name: str, path: str, value: Row, width: int) -> tuple[Tensor, float]
     if not isinstance(row, Tensor) or tuple(row.shape) != (width,) or not row.is_floating_point():
         found = f"{row.dtype} {tuple(row.shape)}" if isinstance(row, Tensor) else type(row).__name__
         raise AdapterFormatError(f"adapter {name!r}: gate of {path}: a float tensor of shape ({width},), not {found}")
-    row = row.detach().to("cpu", torch.float32)
+    row = row.detach().to("cpu", torch.float32).contiguous()
     try:
         bias = float(bias)
     except (TypeError, ValueError):

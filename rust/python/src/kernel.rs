@@ -1,18 +1,16 @@
-//! A site's buffers, bound by address, and the eager CPU path over them.
+//! The eager CPU path over a site's buffers, and the writing of its gates.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use meteora_core::arrow::arrow_row;
-use meteora_core::kernel::{apply, gated_lora, Floats, FloatsMut, Selection, Site};
-use meteora_core::layout::{TableEntry, KIND_ABS, PAGE_BYTES_PER_COLUMN};
-use meteora_core::peft::Module;
-use meteora_core::DType;
+use meteora_core::kernel::{apply, gated_lora, screen_stride, Floats, FloatsMut, Selection};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::adapter::Adapter;
+use crate::buffers::{Buffers, Sizes};
 use crate::errors::raise;
 use crate::plan::RoutePlan;
 use crate::registry::Registry;
@@ -24,16 +22,6 @@ const DETACH_FROM: usize = 8;
 /// Bytes of input up to which a group's selection is remembered.
 const REMEMBER_UP_TO: usize = 8 << 20;
 
-/// The addresses of a site's torch buffers.
-#[derive(Clone, Copy)]
-struct Buffers {
-    gate: usize,
-    gate_bias: usize,
-    lora_a: usize,
-    lora_b_packed: usize,
-    table: usize,
-}
-
 /// See `_native.pyi`.
 #[pyclass(frozen, module = "meteora_rs._native")]
 pub struct SiteKernel {
@@ -43,10 +31,7 @@ pub struct SiteKernel {
     leads: bool,
     /// Whether the group's gate rows are equal for all live slots.
     shares_gate: AtomicBool,
-    in_features: usize,
-    out_features: usize,
-    slots: usize,
-    pages: usize,
+    sizes: Sizes,
     buffers: RwLock<Option<Buffers>>,
 }
 
@@ -63,86 +48,15 @@ thread_local! {
 }
 
 impl SiteKernel {
-    fn bound(&self) -> Result<Buffers, String> {
+    /// The buffers; an error while they are not on the CPU.
+    pub fn bound(&self) -> PyResult<Buffers> {
         let buffers = *self.buffers.read().unwrap_or_else(PoisonError::into_inner);
-        buffers.ok_or_else(|| format!("site {} has no buffers on the CPU", self.index))
+        let message = || format!("site {} has no buffers on the CPU", self.index);
+        buffers.ok_or_else(|| raise("MeteoraError", message()))
     }
 
-    fn site(&self, buffers: Buffers) -> Site<'_> {
-        let pool = |width: usize| self.pages * PAGE_BYTES_PER_COLUMN * width;
-        // SAFETY: `bind` was given the addresses of live torch buffers of exactly these sizes (see site.py, the
-        // only caller), and is called again whenever they move; the torch module that holds them holds `self`.
-        // Rows that a snapshot can reach are not written while it lives, so the shared slices stay unchanged
-        // where the kernel reads them.
-        unsafe {
-            Site {
-                in_features: self.in_features,
-                out_features: self.out_features,
-                slots: self.slots,
-                gate: std::slice::from_raw_parts(buffers.gate as *const f32, self.slots * self.in_features),
-                gate_bias: std::slice::from_raw_parts(buffers.gate_bias as *const f32, self.slots),
-                lora_a: std::slice::from_raw_parts(buffers.lora_a as *const u8, pool(self.in_features)),
-                lora_b_packed: std::slice::from_raw_parts(
-                    buffers.lora_b_packed as *const u8,
-                    pool(self.out_features),
-                ),
-                table: std::slice::from_raw_parts(buffers.table as *const TableEntry, self.slots),
-            }
-        }
-    }
-
-    fn entry_ptr(&self, buffers: Buffers, slot: usize) -> *mut TableEntry {
-        assert!(slot < self.slots, "slot {slot} of {}", self.slots);
-        (buffers.table as *mut TableEntry).wrapping_add(slot)
-    }
-
-    /// Makes `slot` an adapter that misses this site.
-    pub fn clear_slot(&self, slot: usize, page_start: usize) -> Result<(), String> {
-        let entry = self.entry_ptr(self.bound()?, slot);
-        // SAFETY: inside the table (asserted); no snapshot names the slot, so nobody reads the entry now.
-        unsafe { entry.write(TableEntry::new(page_start, 0, DType::F32, 0.0)) };
-        Ok(())
-    }
-
-    /// Writes a module's rows and its entry.
-    pub fn write_slot(
-        &self,
-        slot: usize,
-        page_start: usize,
-        module: &Module,
-        pack: impl Fn(&Module, &mut [u8], &mut [u8]),
-    ) -> Result<(), String> {
-        let buffers = self.bound()?;
-        let rows = |pool: usize, width: usize| {
-            let start = page_start * PAGE_BYTES_PER_COLUMN * width;
-            let len = module.rank * width * module.dtype.size();
-            assert!(
-                start + len <= self.pages * PAGE_BYTES_PER_COLUMN * width,
-                "page {page_start}: {len} bytes"
-            );
-            // SAFETY: inside the pool (asserted); the rows belong to a reservation, so nobody reads them now.
-            unsafe { std::slice::from_raw_parts_mut((pool + start) as *mut u8, len) }
-        };
-        pack(
-            module,
-            rows(buffers.lora_a, self.in_features),
-            rows(buffers.lora_b_packed, self.out_features),
-        );
-        let entry = TableEntry::new(page_start, module.rank, module.dtype, module.scaling);
-        // SAFETY: as in `clear_slot`.
-        unsafe { self.entry_ptr(buffers, slot).write(entry) };
-        Ok(())
-    }
-
-    fn run(
-        &self,
-        plan: &RoutePlan,
-        x: Floats,
-        x_code: u8,
-        y: FloatsMut,
-        pool: &TorchPool,
-    ) -> Result<(), String> {
-        let site = self.site(self.bound()?);
+    fn run(&self, buffers: &Buffers, plan: &RoutePlan, x: Floats, x_code: u8, y: FloatsMut) {
+        let (site, pool) = (buffers.site(), &TorchPool);
         LAST.with_borrow_mut(|last| {
             let of = (self.registry, self.group, plan.serial, x_code);
             let bytes = bytes_of(&x);
@@ -170,7 +84,6 @@ impl SiteKernel {
                 last.of = Some(of);
             }
         });
-        Ok(())
     }
 }
 
@@ -191,18 +104,36 @@ impl SiteKernel {
             group,
             leads,
             shares_gate: AtomicBool::new(false),
-            in_features,
-            out_features,
-            slots: registry.slots(),
-            pages: registry.pages(),
+            sizes: Sizes {
+                in_features,
+                out_features,
+                slots: registry.slots(),
+                pages: registry.pages(),
+            },
             buffers: RwLock::new(None),
         }
     }
 
-    fn bind(&self, gate: usize, gate_bias: usize, lora_a: usize, lora_b_packed: usize, table: usize) {
+    /// Bytes of a slot's screen row.
+    #[getter]
+    fn screen_stride(&self) -> usize {
+        screen_stride(self.sizes.in_features)
+    }
+
+    fn bind(
+        &self,
+        gate: usize,
+        gate_bias: usize,
+        screen: usize,
+        lora_a: usize,
+        lora_b_packed: usize,
+        table: usize,
+    ) {
         let buffers = Buffers {
+            sizes: self.sizes,
             gate,
             gate_bias,
+            screen,
             lora_a,
             lora_b_packed,
             table,
@@ -226,25 +157,26 @@ impl SiteKernel {
         plan: &RoutePlan,
         x: usize,
         y: usize,
-        tokens: usize,
+        x_len: usize,
         x_dtype: u8,
         y_dtype: u8,
     ) -> PyResult<()> {
-        let pool = TorchPool;
+        let tokens = x_len / self.sizes.in_features;
         // SAFETY: site.py passes the addresses of contiguous CPU tensors of these sizes and types, which it
         // holds during the call; y is the linear's fresh output, which nobody else has yet.
         let (x, y) = unsafe {
             (
-                floats(x, tokens * self.in_features, x_dtype),
-                floats_mut(y, tokens * self.out_features, y_dtype),
+                floats(x, tokens * self.sizes.in_features, x_dtype),
+                floats_mut(y, tokens * self.sizes.out_features, y_dtype),
             )
         };
-        let done = if tokens < DETACH_FROM {
-            self.run(plan, x, x_dtype, y, &pool)
+        let buffers = self.bound()?;
+        if tokens < DETACH_FROM {
+            self.run(&buffers, plan, x, x_dtype, y);
         } else {
-            py.detach(|| self.run(plan, x, x_dtype, y, &pool))
-        };
-        done.map_err(|message| raise("MeteoraError", message))
+            py.detach(|| self.run(&buffers, plan, x, x_dtype, y));
+        }
+        Ok(())
     }
 
     /// What the last `forward` of this thread chose: (slots int32, weights float32), each `[tokens, stride]`.
@@ -265,30 +197,38 @@ impl SiteKernel {
         })
     }
 
-    /// Fills this site's gate row of `slot` with the adapter's arrow row, which is sign-free.
-    fn write_arrow(&self, py: Python<'_>, adapter: &Adapter, slot: usize) -> PyResult<()> {
-        let buffers = self.bound().map_err(|message| raise("MeteoraError", message))?;
-        py.detach(|| {
-            let entry = self.entry_ptr(buffers, slot);
-            let start = buffers.gate + slot * self.in_features * size_of::<f32>();
-            // SAFETY: row `slot` (asserted in range by `entry_ptr`) of the gate buffer; the slot is reserved, so nobody reads it.
-            let row = unsafe { std::slice::from_raw_parts_mut(start as *mut f32, self.in_features) };
-            match adapter
-                .inner
-                .modules
-                .iter()
-                .find(|module| module.site == self.index)
-            {
-                Some(module) => arrow_row(module, row),
-                None => row.fill(0.0),
+    /// Fills the gate row of `slot` with the `in_features` f32 at `row`, or with zeros.
+    fn write_gate(&self, slot: usize, row: Option<usize>, bias: f32, sign_free: bool) -> PyResult<()> {
+        self.bound()?.write_gate(slot, bias, sign_free, |to| match row {
+            // SAFETY: gates/tensors.py passes the address of a contiguous CPU tensor of this size, which it holds.
+            Some(from) => {
+                to.copy_from_slice(unsafe { std::slice::from_raw_parts(from as *const f32, to.len()) })
             }
-            // SAFETY: as above, for the bias and the table's entry.
-            unsafe {
-                (buffers.gate_bias as *mut f32).add(slot).write(0.0);
-                (*entry).kind |= KIND_ABS;
-            }
+            None => to.fill(0.0),
         });
         Ok(())
+    }
+
+    /// Fills the gate row of `slot` with the adapter's arrow row, which is sign-free.
+    fn write_arrow(&self, py: Python<'_>, adapter: &Adapter, slot: usize) -> PyResult<()> {
+        let buffers = self.bound()?;
+        let module = adapter
+            .inner
+            .modules
+            .iter()
+            .find(|module| module.site == self.index);
+        py.detach(|| {
+            buffers.write_gate(slot, 0.0, true, |to| match module {
+                Some(module) => arrow_row(module, to),
+                None => to.fill(0.0),
+            });
+        });
+        Ok(())
+    }
+
+    /// Whether the gate of `slot` is the same here and at `other`, to the bit.
+    fn same_gate(&self, other: &SiteKernel, slot: usize) -> PyResult<bool> {
+        Ok(self.bound()?.same_gate(&other.bound()?, slot))
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(missing_docs)] // What Python sees is documented in `_native.pyi`.
 
 mod adapter;
+mod buffers;
 mod errors;
 mod kernel;
 mod plan;

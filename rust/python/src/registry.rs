@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use meteora_core::kernel::Options;
 use meteora_core::peft::SiteShape;
 use meteora_core::registry::{self, AdapterInfo, Intent, RegistryConfig};
-use meteora_core::{pack, DType};
+use meteora_core::DType;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -120,18 +120,19 @@ impl Registry {
         let Some(reserved) = place.as_ref() else {
             return Err(raise("MeteoraError", "the reservation is used up".to_owned()));
         };
-        let kernels: Vec<&SiteKernel> = kernels.iter().map(|kernel| &**kernel).collect();
+        let sites = kernels
+            .iter()
+            .map(|kernel| kernel.bound())
+            .collect::<PyResult<Vec<_>>>()?;
         let (slot, page_start) = (reserved.slot(), reserved.page_start());
         py.detach(|| {
-            for kernel in &kernels {
-                kernel.clear_slot(slot, page_start)?;
+            for site in &sites {
+                site.clear_slot(slot, page_start);
             }
             for module in &adapter.inner.modules {
-                kernels[module.site].write_slot(slot, page_start, module, pack::pack_module)?;
+                sites[module.site].write_slot(slot, page_start, module);
             }
-            Ok(())
-        })
-        .map_err(|message: String| raise("MeteoraError", message))?;
+        });
         write_gate.call1((slot,))?;
         let info = AdapterInfo {
             rank: adapter.inner.max_rank,

@@ -36,9 +36,9 @@ def restored_on_failure(meteora: Meteora, names: Sequence[str]) -> Iterator[None
             places = [*kept, len(before)]
             for site, (gate, bias, kind) in zip(meteora.sites, saved, strict=True):
                 for place in places:
-                    slot = slots[place]
-                    site.gate[slot], site.gate_bias[slot] = gate[place], bias[place]
-                    site.table[slot, 2] = kind[place]
+                    site.kernel.write_gate(
+                        slots[place], gate[place].data_ptr(), float(bias[place]), bool(kind[place] >> 8)
+                    )
             for i, name in enumerate(before):
                 if i in kept:
                     meteora._registry.set_gate(name, *kinds[name])

@@ -1,6 +1,6 @@
 //! Random buffers of a site.
 
-use meteora_core::kernel::Site;
+use meteora_core::kernel::{screen_stride, write_screen, Site};
 use meteora_core::layout::{pages, TableEntry, PAGE_BYTES_PER_COLUMN};
 use meteora_core::DType;
 
@@ -11,6 +11,7 @@ pub const RANK: usize = 8;
 pub struct Buffers {
     gate: Vec<f32>,
     gate_bias: Vec<f32>,
+    screen: Vec<u8>,
     lora_a: Vec<u8>,
     lora_b: Vec<u8>,
     table: Vec<TableEntry>,
@@ -40,8 +41,14 @@ impl Buffers {
             }
         };
         let (lora_a, lora_b) = (pool(from), pool(to));
+        let gate: Vec<f32> = (0..slots * from).map(|_| noise(&mut state)).collect();
+        let mut screen = vec![0; slots * screen_stride(from)];
+        for (row, screen) in gate.chunks(from).zip(screen.chunks_mut(screen_stride(from))) {
+            write_screen(row, 0.0, false, screen);
+        }
         Buffers {
-            gate: (0..slots * from).map(|_| noise(&mut state)).collect(),
+            gate,
+            screen,
             gate_bias: vec![0.0; slots],
             lora_a,
             lora_b,
@@ -58,6 +65,7 @@ impl Buffers {
             slots,
             gate: &self.gate,
             gate_bias: &self.gate_bias,
+            screen: Some(&self.screen),
             lora_a: &self.lora_a,
             lora_b_packed: &self.lora_b,
             table: &self.table,

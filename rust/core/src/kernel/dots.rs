@@ -27,6 +27,8 @@ pub(super) struct Dots<'a, W> {
 }
 
 impl<W: Element> Kernel for Dots<'_, W> {
+    type Output = ();
+
     #[inline(always)]
     unsafe fn run<L: Lane>(self) {
         let row_bytes = (self.width * size_of::<W::Bits>()).max(1);

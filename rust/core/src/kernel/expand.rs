@@ -37,6 +37,8 @@ pub(super) struct Expand<'a, W, Y> {
 }
 
 impl<W: Element, Y: Element> Kernel for Expand<'_, W, Y> {
+    type Output = ();
+
     #[inline(always)]
     unsafe fn run<L: Lane>(self) {
         // Eight accumulators: with twelve the compiler spills.

@@ -90,6 +90,8 @@ impl Floats<'_> {
 struct Widen<X: Element>(*const X::Bits, *mut f32, usize);
 
 impl<X: Element> Kernel for Widen<X> {
+    type Output = ();
+
     #[inline(always)]
     unsafe fn run<L: Lane>(self) {
         let Widen(from, to, count) = self;

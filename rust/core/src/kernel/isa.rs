@@ -12,8 +12,10 @@ use super::lane::Avx2;
 /// # Safety
 /// `run`: the kernel's own contract, stated where it is defined, and [`Lane`]'s.
 pub(super) trait Kernel {
+    /// What it returns.
+    type Output;
     /// Runs on lanes `L`.
-    unsafe fn run<L: Lane>(self);
+    unsafe fn run<L: Lane>(self) -> Self::Output;
 }
 
 const UNKNOWN: u8 = 0;
@@ -64,7 +66,7 @@ pub fn force_portable(on: bool) {
 /// # Safety
 /// The kernel's own contract.
 #[inline]
-pub(super) unsafe fn dispatch<K: Kernel>(kernel: K) {
+pub(super) unsafe fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     match chosen() {
         // SAFETY: `detect` has seen the features; the kernel's contract is the caller's.
         #[cfg(target_arch = "x86_64")]
@@ -76,13 +78,13 @@ pub(super) unsafe fn dispatch<K: Kernel>(kernel: K) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn run_avx2<K: Kernel>(kernel: K) {
+unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the contract is handed on.
     unsafe { kernel.run::<Avx2>() }
 }
 
 #[inline(never)]
-unsafe fn run_portable<K: Kernel>(kernel: K) {
+unsafe fn run_portable<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the contract is handed on.
     unsafe { kernel.run::<Portable>() }
 }

@@ -19,6 +19,7 @@ mod lane;
 mod parallel;
 mod products;
 mod scratch;
+mod screen;
 mod segments;
 mod select;
 mod site;
@@ -29,6 +30,7 @@ pub use floats::{Floats, FloatsMut};
 pub use isa::force_portable;
 pub use isa::isa;
 pub use parallel::{Parallel, Scoped, Serial};
+pub use screen::{screen_stride, write_screen};
 pub use select::Selection;
 pub use site::{Options, Routes, Site};
 

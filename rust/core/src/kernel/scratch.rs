@@ -1,6 +1,7 @@
 //! Each thread's working memory, reused by every call.
 
 use super::expand::Term;
+use super::screen::Screened;
 use super::segments::{Pair, Segment};
 use std::cell::Cell;
 
@@ -13,6 +14,7 @@ pub(super) struct Scratch {
     pub(super) order: Vec<(i32, usize)>,
     /// Slots of one group's candidates, their biases, and the bits of their products that count.
     pub(super) candidates: Vec<usize>,
+    pub(super) screened: Screened,
     pub(super) biases: Vec<f32>,
     pub(super) masks: Vec<u32>,
     pub(super) logits: Vec<f32>,

@@ -4,10 +4,14 @@ use super::dots::Dots;
 use super::element::F32;
 use super::isa::dispatch;
 use super::scratch::{grow, Scratch};
+use super::screen;
 use super::site::{Options, Routes, Site};
 use crate::layout::ROUTE_FIXED;
 use std::marker::PhantomData;
 use std::ops::Range;
+
+/// Tokens of one route up to which each screens its candidates.
+const SCREENED_TOKENS: usize = 4;
 
 /// The chosen slots and weights of each token; kept by the caller and reused, so that no call allocates.
 #[derive(Debug, Clone, Default)]
@@ -108,16 +112,8 @@ impl Selector<'_> {
         places: &mut Places,
         scratch: &mut Scratch,
     ) {
-        let Selector { site, options, .. } = *self;
-        let Scratch {
-            candidates,
-            biases,
-            masks,
-            tokens,
-            rows,
-            logits,
-            ..
-        } = scratch;
+        let (site, top_k) = (self.site, self.options.top_k);
+        let mut candidates = std::mem::take(&mut scratch.candidates);
         candidates.clear();
         for (w, &word) in words[..site.slots.div_ceil(32)].iter().enumerate() {
             let mut bits = word as u32;
@@ -126,6 +122,48 @@ impl Selector<'_> {
                 bits &= bits - 1;
             }
         }
+        match site.screen {
+            // Many tokens read the gate's rows once for all; a few are better off without most of them.
+            Some(screen) if group.len() <= SCREENED_TOKENS && screen::worth(candidates.len(), top_k) => {
+                let mut screened = std::mem::take(&mut scratch.screened);
+                for each in group.chunks_exact(1) {
+                    let width = site.in_features;
+                    // SAFETY: the caller's `x`; `Site::check` has seen a row for every slot.
+                    unsafe {
+                        let token = x.wrapping_add(each[0].1 * width);
+                        screened.screen(screen, width, &candidates, token, top_k);
+                        self.choose_among(&screened.kept, each, x, places, scratch);
+                    }
+                }
+                scratch.screened = screened;
+            }
+            // SAFETY: the contract is handed on.
+            _ => unsafe { self.choose_among(&candidates, group, x, places, scratch) },
+        }
+        scratch.candidates = candidates;
+    }
+
+    /// Logits of `candidates` for a group of tokens, and what they choose.
+    ///
+    /// # Safety
+    /// `x` is good for the rows of the group's tokens.
+    unsafe fn choose_among(
+        &self,
+        candidates: &[usize],
+        group: &[(i32, usize)],
+        x: *const f32,
+        places: &mut Places,
+        scratch: &mut Scratch,
+    ) {
+        let Selector { site, options, .. } = *self;
+        let Scratch {
+            biases,
+            masks,
+            tokens,
+            rows,
+            logits,
+            ..
+        } = scratch;
         let width = site.in_features;
         rows.clear();
         rows.extend(

@@ -1,5 +1,6 @@
 //! What a kernel is given: a site's buffers, the routes, the options.
 
+use super::screen::screen_stride;
 use crate::dtype::DType;
 use crate::layout::{TableEntry, PAGE_BYTES_PER_COLUMN};
 
@@ -16,6 +17,9 @@ pub struct Site<'a> {
     pub gate: &'a [f32],
     /// Gate biases, `[slots]`.
     pub gate_bias: &'a [f32],
+    /// Screen rows of the gate, `[slots, screen_stride(in_features)]`, up to date for every slot that a route may
+    /// name; none: all logits are computed.
+    pub screen: Option<&'a [u8]>,
     /// The pool of `lora_A` rows, by pages.
     pub lora_a: &'a [u8],
     /// The pool of `lora_B` columns, each contiguous, by pages.
@@ -64,6 +68,11 @@ impl Site<'_> {
         );
         assert_eq!(self.gate_bias.len(), self.slots, "gate_bias: [slots]");
         assert_eq!(self.table.len(), self.slots, "table: [slots]");
+        let screen = self.slots * screen_stride(self.in_features);
+        assert!(
+            self.screen.is_none_or(|rows| rows.len() == screen),
+            "screen: [slots, stride]"
+        );
     }
 
     /// The weights of `slot`; panics where its entry points out of the pools.

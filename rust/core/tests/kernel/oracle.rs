@@ -2,19 +2,33 @@
 
 use super::activations::Activations;
 use super::site::{read, Case};
-use meteora_core::kernel::{apply, gated_lora, select, Parallel, Scoped, Selection, Serial};
+use meteora_core::kernel::{apply, gated_lora, select, Parallel, Scoped, Selection, Serial, Site};
 use meteora_core::layout::{PAGE_BYTES_PER_COLUMN, ROUTE_FIXED};
 use meteora_core::DType;
 
 /// The op in one call.
 pub fn run(case: &Case, pool: &dyn Parallel) -> (Selection, Vec<u8>) {
+    run_on(case, &case.site(), pool)
+}
+
+/// The same with the gate's screen.
+pub fn run_screened(case: &Case, pool: &dyn Parallel) -> (Selection, Vec<u8>) {
+    let screen = case.screen();
+    let site = Site {
+        screen: Some(&screen),
+        ..case.site()
+    };
+    run_on(case, &site, pool)
+}
+
+/// The op on a site of the caller's.
+pub fn run_on(case: &Case, site: &Site, pool: &dyn Parallel) -> (Selection, Vec<u8>) {
     let x = Activations::of(case.dtype, &case.x);
     let mut y = Activations::of(case.dtype, &case.base);
     let mut selection = Selection::default();
-    let (site, routes) = (case.site(), case.routes());
     gated_lora(
-        &site,
-        &routes,
+        site,
+        &case.routes(),
         x.floats(),
         y.floats_mut(),
         &case.options,
@@ -62,13 +76,19 @@ pub fn check(case: &Case) -> (Selection, Vec<u8>) {
         assert_eq!(bits(&selection), bits(&other.0), "{what}: weights");
         assert!(y == other.1, "{what}: outputs");
     };
+    same("screened", run_screened(case, &Serial));
     same("two calls", run_apart(case, &Serial));
     same("two threads", run(case, &Scoped(2)));
     same("three threads, two calls", run_apart(case, &Scoped(3)));
     let count = case.tokens();
     let row = case.out_features * case.dtype.size();
     let alone = |tokens: &[usize]| {
-        let (_, part) = run(&case.tokens_alone(tokens), &Serial);
+        let case = case.tokens_alone(tokens);
+        let (_, part) = run(&case, &Serial);
+        assert!(
+            part == run_screened(&case, &Serial).1,
+            "screened: tokens {tokens:?}"
+        );
         for (i, &token) in tokens.iter().enumerate() {
             assert!(
                 part[i * row..][..row] == y[token * row..][..row],

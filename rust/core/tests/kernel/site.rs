@@ -1,7 +1,7 @@
 //! Random sites, routes and inputs.
 
 use half::{bf16, f16};
-use meteora_core::kernel::{Options, Routes, Site};
+use meteora_core::kernel::{screen_stride, write_screen, Options, Routes, Site};
 use meteora_core::layout::{self, TableEntry, KIND_ABS, PAGE_BYTES_PER_COLUMN, ROUTE_AUTO, ROUTE_FIXED};
 use meteora_core::DType;
 
@@ -195,10 +195,27 @@ impl Case {
             slots: self.slots(),
             gate: &self.gate,
             gate_bias: &self.gate_bias,
+            screen: None,
             lora_a: &self.lora_a,
             lora_b_packed: &self.lora_b,
             table: &self.table,
         }
+    }
+
+    /// The gate's screen, up to date.
+    pub fn screen(&self) -> Vec<u8> {
+        let rows = self.gate.chunks(self.in_features).enumerate();
+        rows.flat_map(|(slot, row)| {
+            let mut screen = vec![0xaa; screen_stride(self.in_features)];
+            write_screen(
+                row,
+                self.gate_bias[slot],
+                self.table[slot].sign_free(),
+                &mut screen,
+            );
+            screen
+        })
+        .collect()
     }
 
     pub fn routes(&self) -> Routes<'_> {

@@ -161,6 +161,7 @@ fn compute(shim: &'static Shim, tensors: &[Owned], top_k: i64, temperature: f64)
             slots: slots as usize,
             gate: slice(gate.address, gate.len()),
             gate_bias: slice(gate_bias.address, gate_bias.len()),
+            screen: None,
             lora_a: slice(lora_a.address, lora_a.len()),
             lora_b_packed: slice(lora_b.address, lora_b.len()),
             table: slice::<TableEntry>(table.address, slots as usize),

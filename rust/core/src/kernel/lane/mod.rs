@@ -13,6 +13,8 @@ pub(super) use x86::Avx2;
 
 /// Lanes in a vector.
 pub(super) const LANES: usize = 8;
+/// Ints that [`Lane::add_int_products`] takes at once.
+pub(super) const STEP: usize = 16;
 
 /// Eight f32 lanes of one instruction set.
 ///
@@ -42,4 +44,13 @@ pub(super) trait Lane: Copy {
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
     /// The sum by a fixed tree: `((l0+l4) + (l2+l6)) + ((l1+l5) + (l3+l7))`.
     unsafe fn sum(self) -> f32;
+
+    /// Eight int32 sums; exact, so in no set order.
+    type Sums: Copy;
+    /// All zero.
+    unsafe fn no_sums() -> Self::Sums;
+    /// `sums` and the products of [`STEP`] int8 and int16.
+    unsafe fn add_int_products(sums: Self::Sums, bytes: *const i8, ints: *const i16) -> Self::Sums;
+    /// The sum of the sums.
+    unsafe fn total(sums: Self::Sums) -> i32;
 }

@@ -1,6 +1,6 @@
 //! Lanes in plain Rust: NEON by the autovectoriser on aarch64, SSE2 on old x86, anything elsewhere.
 
-use super::{Lane, LANES};
+use super::{Lane, LANES, STEP};
 
 /// Eight lanes as an array.
 #[derive(Clone, Copy)]
@@ -123,5 +123,28 @@ impl Lane for Portable {
     unsafe fn sum(self) -> f32 {
         let l = self.0;
         ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
+    }
+
+    type Sums = [i32; LANES];
+
+    #[inline(always)]
+    unsafe fn no_sums() -> [i32; LANES] {
+        [0; LANES]
+    }
+    #[inline(always)]
+    unsafe fn add_int_products(sums: [i32; LANES], bytes: *const i8, ints: *const i16) -> [i32; LANES] {
+        // SAFETY: sixteen i8 and i16 are readable.
+        let (bytes, ints) = unsafe {
+            (
+                bytes.cast::<[i8; STEP]>().read_unaligned(),
+                ints.cast::<[i16; STEP]>().read_unaligned(),
+            )
+        };
+        let product = |i: usize| i32::from(bytes[i]) * i32::from(ints[i]);
+        each!(i => sums[i] + product(2 * i) + product(2 * i + 1))
+    }
+    #[inline(always)]
+    unsafe fn total(sums: [i32; LANES]) -> i32 {
+        sums.iter().sum()
     }
 }

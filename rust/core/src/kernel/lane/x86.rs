@@ -83,4 +83,29 @@ impl Lane for Avx2 {
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
         }
     }
+
+    type Sums = __m256i;
+
+    #[inline(always)]
+    unsafe fn no_sums() -> __m256i {
+        // SAFETY: as in `zero`.
+        unsafe { _mm256_setzero_si256() }
+    }
+    #[inline(always)]
+    unsafe fn add_int_products(sums: __m256i, bytes: *const i8, ints: *const i16) -> __m256i {
+        // SAFETY: as in `zero`; sixteen i8 and i16 are readable.
+        unsafe {
+            let wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes.cast()));
+            _mm256_add_epi32(sums, _mm256_madd_epi16(wide, _mm256_loadu_si256(ints.cast())))
+        }
+    }
+    #[inline(always)]
+    unsafe fn total(sums: __m256i) -> i32 {
+        // SAFETY: as in `zero`.
+        unsafe {
+            let four = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+            let two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+            _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
+        }
+    }
 }
