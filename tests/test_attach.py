@@ -117,19 +117,27 @@ def test_detach_leaves_what_was_there(model: PreTrainedModel) -> None:
     assert equal(logits(copy.deepcopy(model), ids), before)
 
 
-def test_a_detached_handle_says_so(model: PreTrainedModel) -> None:
+def test_a_detached_handle_says_so(model: PreTrainedModel, tmp_path: Path) -> None:
     meteora = meteora_rs.attach(model)
     source = adapter(model)
-    meteora.load_adapter(source, "math")
+    record, gates = meteora.load_adapter(source, "math"), gate_rows(meteora, 1)
     meteora.detach()
     for use in (
         lambda: meteora.load_adapter(source, "law"),
+        lambda: meteora.reload_adapter("math", source),
+        lambda: meteora.unload_adapter("math"),
+        lambda: meteora.pin_adapter("math"),
+        lambda: meteora.set_gates({"math": gates}),
+        lambda: meteora.fit_gates({"math": ["text"]}),
+        lambda: meteora.save_pretrained(tmp_path / "bundle"),
         lambda: meteora.routing("math").__enter__(),
         lambda: meteora.trace().__enter__(),
         lambda: meteora.model,
     ):
         with pytest.raises(MeteoraError, match="detached"):
             use()
+    assert meteora.adapters() == [record]
+    assert not list(tmp_path.iterdir())
 
 
 def test_attaching_again_after_detach(model: PreTrainedModel) -> None:

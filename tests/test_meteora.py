@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
+from contextlib import nullcontext, suppress
+from unittest.mock import patch
 
 import pytest
 import torch
-from meteora_rs import Meteora, MeteoraConfig, attach
-from meteora_rs.errors import AdapterInUseError, CapacityError
+from meteora_rs import Auto, Meteora, MeteoraConfig, Mix, attach
+from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, CapacityError
+from meteora_rs.gates import TensorGate
 from tiny import adapter, equal, gate_rows, logits, prompt
 from transformers import PreTrainedModel
 
@@ -92,3 +96,81 @@ def test_a_trace_of_batches_of_different_sizes(loaded: Meteora) -> None:
     assert sum(each.tokens for each in trace.summary().values()) == 4 + 15
     with pytest.raises(IndexError, match="row 3"):
         trace.token_weights(3)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_an_exception_that_is_kept_keeps_no_adapter(model: PreTrainedModel, traced: bool) -> None:
+    meteora = attach(model, MeteoraConfig(max_adapters=1, pool_rank=8))
+    meteora.load_adapter(adapter(model, 8, seed=0), "a")
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    handle = model.model.layers[1].register_forward_pre_hook(stop)
+    kept: list[Exception] = []
+    for route in ("a", Auto()):
+        try:
+            with meteora.routing(route), meteora.trace() if traced else nullcontext(), torch.no_grad():
+                model(prompt())
+        except Stop as error:
+            kept.append(error)
+    handle.remove()
+    assert len(kept) == 2
+    assert meteora.stats()["readers"] == 1  # the default plan
+    meteora.reload_adapter("a", adapter(model, 8, seed=1))
+    meteora.set_gates({"a": gate_rows(meteora, 1)})
+
+
+def test_a_task_that_outlives_its_block_keeps_its_adapters(loaded: Meteora, model: PreTrainedModel) -> None:
+    with loaded.routing("math"):
+        expected = logits(model, prompt())
+        context = contextvars.copy_context()
+    loaded.unload_adapter("math")
+    loaded.load_adapter(adapter(model, 8, seed=11), "new", gate="none")
+    assert equal(context.run(logits, model, prompt()), expected)
+    del context
+    assert loaded.stats()["slots"]["held"] == 0
+
+
+def test_a_request_for_an_adapter_that_is_reloaded_in_place(model: PreTrainedModel) -> None:
+    meteora = attach(model, MeteoraConfig(max_adapters=1, pool_rank=8))
+    old = meteora.load_adapter(adapter(model, 8, seed=0), "a")
+    seen = []
+
+    class Watched(TensorGate):
+        def write(self, slot: int) -> None:
+            super().write(slot)
+            for route in ("a", Auto(only=["a"]), Mix({"a": 1.0})):
+                with pytest.raises(AdapterInUseError, match="being reloaded"), meteora.routing(route):
+                    pass
+            seen.extend([meteora.adapter("a"), *meteora.adapters()])
+
+    with patch("meteora_rs.gates.TensorGate", Watched):
+        new = meteora.reload_adapter("a", adapter(model, 8, seed=1), gate=gate_rows(meteora, 1))
+    assert seen == [old, old]
+    assert meteora.adapter("a") == new != old
+
+
+def test_one_adapter_is_looked_up_in_one_step(loaded: Meteora) -> None:
+    assert [loaded.adapter(name) for name in ("math", "law", "sql")] == loaded.adapters()
+    stop = threading.Event()
+
+    def change() -> None:
+        source = adapter(loaded.model, 4, seed=1)
+        while not stop.is_set():
+            loaded.unload_adapter("math")
+            loaded.load_adapter(source, "math", gate="none")
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(3000):
+            with suppress(AdapterNotFoundError):
+                assert loaded.adapter("math").name == "math"
+    finally:
+        stop.set()
+        thread.join()

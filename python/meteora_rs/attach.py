@@ -35,16 +35,22 @@ def attach(model: nn.Module, config: MeteoraConfig | None = None) -> Meteora:
         )
     infos = find_sites(model)
     linears = [model.get_submodule(info.path) for info in infos]
-    dtype = getattr(model, "dtype", torch.float32)
+    size = element_size(model)
     shapes = [
         (info.path, int(linear.in_features), int(linear.out_features), info.layer)  # type: ignore[arg-type]
         for info, linear in zip(infos, linears, strict=True)
     ]
     pool_rank = -(-config.pool_rank // 8) * 8  # whole pages
-    registry = _native.Registry(config.max_adapters, pool_rank, dtype.itemsize, shapes)
+    registry = _native.Registry(config.max_adapters, pool_rank, size, shapes)
     patch = Patch(model, infos, registry, config)
     patch.install()
-    return Meteora(patch, registry, config)
+    return Meteora(patch, registry, config, size)
+
+
+def element_size(model: nn.Module) -> int:
+    """Bytes of the model's elements, in which rank rows are counted."""
+    dtype: torch.dtype = getattr(model, "dtype", torch.float32)
+    return dtype.itemsize
 
 
 def attach_pretrained(model: nn.Module, folder: str | Path, config: MeteoraConfig | None = None) -> Meteora:
@@ -53,7 +59,8 @@ def attach_pretrained(model: nn.Module, folder: str | Path, config: MeteoraConfi
     Args:
         model: the model that the bundle was made for (same sites and shapes).
         folder: the bundle.
-        config: instead of the bundle's own, for larger pools, say.
+        config: instead of the bundle's own, for larger pools, say. The bundle's own has more rank rows where the
+            model's elements are narrower than those of the model that it was saved from.
 
     Raises:
         AdapterFormatError: not a bundle, another format version, another model's shape, or a hash that differs.
@@ -62,7 +69,7 @@ def attach_pretrained(model: nn.Module, folder: str | Path, config: MeteoraConfi
     from meteora_rs.bundle import load_bundle, read_manifest
 
     manifest = read_manifest(folder)
-    meteora = attach(model, config or manifest.config)
+    meteora = attach(model, config or manifest.config_for(element_size(model)))
     try:
         load_bundle(meteora, folder, manifest)
     except BaseException:

@@ -1,6 +1,7 @@
 """The bundle: adapters with their gates in one folder, checked by hash.
 
-meteora.json                     format version, config, shapes of the sites, adapters in order, hashes
+meteora.json                     format version, config, bytes of the element in which its pool_rank was counted
+                                 (4 where that is missing), shapes of the sites, adapters in order, hashes
 gates.safetensors                "<adapter>/<site path>.gate" [in] float32, "<adapter>/<site path>.gate_bias" [1];
                                  a site whose row equals its input group's leader's is left out
 adapters/<name>/                 a PEFT folder
@@ -13,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from meteora_rs.config import MeteoraConfig
+from meteora_rs.config import LARGEST_POOL, MeteoraConfig
 from meteora_rs.errors import AdapterFormatError, MeteoraError
 from meteora_rs.peft_folder import write_peft_folder
 from meteora_rs.routes import BASE
@@ -43,18 +44,26 @@ class Manifest:
     sites: dict[str, list[int]]
     adapters: list[dict[str, Any]]
     gates_sha256: str
+    element_size: int
+
+    def config_for(self, element_size: int) -> MeteoraConfig:
+        """The config for a model whose elements have this many bytes: an adapter takes as many more rank rows as its
+        elements are wider than the model's, so a narrower model than the saved one needs more of them."""
+        wider = max(1, self.element_size // element_size)
+        return replace(self.config, pool_rank=min(self.config.pool_rank * wider, LARGEST_POOL))
 
 
 def save_bundle(meteora: Meteora, folder: str | Path) -> None:
     """Write a bundle; an existing one at `folder` is replaced only when the new one is whole.
 
+    A link is followed: it then leads to the new bundle. The caller keeps adapters from being changed meanwhile.
+
     Raises:
-        MeteoraError: `folder` exists and is no bundle.
+        MeteoraError: `folder` is a file or no bundle, holds more than a bundle, or is or holds the working directory.
         OSError: it can't be written.
     """
     target = Path(folder).resolve()
-    if target.exists() and any(target.iterdir()) and not (target / MANIFEST).is_file():
-        raise MeteoraError(f"{target} exists and is no bundle (it has no {MANIFEST}); choose another folder")
+    _check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -76,6 +85,24 @@ def save_bundle(meteora: Meteora, folder: str | Path) -> None:
         raise
 
 
+def _check_target(target: Path) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise MeteoraError(f"{target} is a file; choose a folder for the bundle")
+    if Path.cwd().is_relative_to(target):  # it would be gone under the process's feet
+        raise MeteoraError(
+            f"{target} is or holds the working directory, which can't be replaced; choose another folder"
+        )
+    found = {path.name for path in target.iterdir()}
+    if found and not (target / MANIFEST).is_file():
+        raise MeteoraError(f"{target} exists and is no bundle (it has no {MANIFEST}); choose another folder")
+    if others := sorted(found - {MANIFEST, GATES, ADAPTERS}):
+        raise MeteoraError(
+            f"{target} holds more than a bundle ({others[0]}), which replacing it would delete; choose another folder"
+        )
+
+
 def _write(meteora: Meteora, folder: Path) -> None:
     adapters = []
     with meteora.routing(BASE):  # holds the snapshot while its rows are read
@@ -87,6 +114,7 @@ def _write(meteora: Meteora, folder: Path) -> None:
     manifest = {
         "format": FORMAT,
         "config": asdict(meteora.config),
+        "element_size": meteora.element_size,
         "sites": _shapes(meteora),
         "adapters": adapters,
         "gates_sha256": _sha256(folder / GATES),
@@ -110,7 +138,11 @@ def read_manifest(folder: str | Path) -> Manifest:
         if unknown := sorted(set(data["config"]) - known):
             raise ValueError(f"config.{unknown[0]} is not known")
         adapters = [{key: adapter[key] for key in ("name", "gate", "pinned", "sha256")} for adapter in data["adapters"]]
-        return Manifest(MeteoraConfig(**data["config"]), dict(data["sites"]), adapters, data["gates_sha256"])
+        element_size = data.get("element_size", 4)
+        if element_size not in (2, 4, 8):
+            raise ValueError(f"element_size is 2, 4 or 8, not {element_size!r}")
+        config = MeteoraConfig(**data["config"])
+        return Manifest(config, dict(data["sites"]), adapters, data["gates_sha256"], element_size)
     except AdapterFormatError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 SMALLEST, LARGEST = 2.0**-126, 2.0**127
 """Bounds of a temperature: kernels divide by it in float32."""
 
+LARGEST_POOL = 1 << 20
+"""The most rank rows that pools may have."""
+
 
 @dataclass(frozen=True)
 class MeteoraConfig:
@@ -33,7 +36,7 @@ class MeteoraConfig:
             raise ValueError(f"max_adapters must be 1 to 4096, not {self.max_adapters}")
         if not self.top_k >= 1:
             raise ValueError(f"top_k must be at least 1, not {self.top_k}")
-        if not 1 <= self.pool_rank <= 1 << 20:
-            raise ValueError(f"pool_rank must be 1 to {1 << 20}, not {self.pool_rank}")
+        if not 1 <= self.pool_rank <= LARGEST_POOL:
+            raise ValueError(f"pool_rank must be 1 to {LARGEST_POOL}, not {self.pool_rank}")
         if not SMALLEST <= self.temperature <= LARGEST:
             raise ValueError(f"temperature must be finite and above 0 as a float32, not {self.temperature}")

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class Plan:
-    """Routes resolved against one snapshot, in the form that kernels read; holds the snapshot while it lives.
+    """Routes resolved against one snapshot, in the form that kernels read.
+
+    Holds the snapshot until it is entered; then its `Holder` does, and graphs that await their backward pass: a
+    traceback whose frames know the plan keeps no adapter from being replaced.
 
     `row_route [n] int32` and `routes [R, width] int32` are the tensors of `meteora_rs::gated_lora`; `native` is the
     same for the eager CPU path; `is_base` says that no row uses an adapter.
@@ -59,10 +62,11 @@ class Plan:
 class Holder:
     """A mutable cell with the plan in force; compiled graphs read through it, so no branch and no guard on it."""
 
-    __slots__ = ("inside", "plan")
+    __slots__ = ("hold", "inside", "plan")
 
-    def __init__(self, plan: Plan, inside: bool = False) -> None:
+    def __init__(self, plan: Plan, inside: bool = False, hold: _native.Hold | None = None) -> None:
         self.plan = plan
+        self.hold = hold  # of the plan's snapshot; the default plan, which no block ends, has its own
         self.inside = inside  # inside generate() or forward(): rows have been checked, and may have been repeated
 
 
@@ -109,9 +113,15 @@ class RoutingContext:
 
     @contextmanager
     def enter(self, plan: Plan, inside: bool = False) -> Iterator[Plan]:
-        """Put `plan` in force inside the block; `inside` a call of the model, rows are not checked again."""
-        token = self._var.set(Holder(plan, inside))
+        """Put `plan` in force inside the block; `inside` a call of the model, rows are not checked again.
+
+        Raises:
+            MeteoraError: nobody holds the plan's snapshot any more.
+        """
+        token = self._var.set(Holder(plan, inside, plan.native.hold()))
+        plan.native.release()
         try:
             yield plan
         finally:
             self._var.reset(token)
+            del token  # it knows the holder before: a traceback with this frame would keep that one's snapshot

@@ -54,8 +54,10 @@ class AdapterRecord:
 class Meteora:
     """The handle that `attach` returns; one for each model."""
 
-    def __init__(self, patch: Patch, registry: _native.Registry, config: MeteoraConfig) -> None:
+    def __init__(self, patch: Patch, registry: _native.Registry, config: MeteoraConfig, element_size: int) -> None:
         self.config = config
+        self.element_size = element_size
+        """Bytes of the element in which `config.pool_rank` is counted: the model's when it was attached."""
         self.groups: list[InputGroup] = patch.groups
         self.sites: list[Site] = patch.sites
         self._patch = patch
@@ -108,7 +110,10 @@ class Meteora:
     ) -> AdapterRecord:
         """Replace a live adapter's weights in one step; running requests keep the old ones, bit for bit.
 
-        Its gate rows stay as they are, unless `gate` is given or they are Arrow's, which follow the weights.
+        Its gate rows stay as they are, unless `gate` is given or they are Arrow's, which follow the weights. Where
+        the pools have no room for a second generation, and no request holds the old one, the new one takes its
+        place: until it is written, requests for this name get an AdapterInUseError, and `Auto()` chooses among the
+        others.
 
         Raises:
             AdapterNotFoundError: no such adapter. Others as `load_adapter`; the old weights then stay live.
@@ -121,6 +126,7 @@ class Meteora:
         self._require_attached()
         adapter = parse(self._registry, source, name, revision)
         with self._writer:
+            self._require_attached()  # parsing takes a while
             if gate is None and not reload:
                 raise ValueError('gate must be "arrow", "none" or a dict of tensors, not None')
             if gate is None:
@@ -162,6 +168,7 @@ class Meteora:
             AdapterInUseError: it is pinned.
         """
         with self._writer:
+            self._require_attached()
             self._registry.unload(adapter_name)
             self._context.refresh()
             self._share_gates()
@@ -173,6 +180,7 @@ class Meteora:
             AdapterNotFoundError: no such adapter.
         """
         with self._writer:
+            self._require_attached()
             self._registry.pin(adapter_name, pinned)
 
     def adapters(self) -> list[AdapterRecord]:
@@ -185,8 +193,7 @@ class Meteora:
         Raises:
             AdapterNotFoundError: no such adapter.
         """
-        self._registry.plan([("named", [name], [])], 1, 1.0)
-        return next(record for record in self.adapters() if record.name == name)
+        return AdapterRecord(**self._registry.record(name))
 
     def stats(self) -> dict[str, Any]:
         """Slots, rank rows and pages (total, live, pending, held by running requests, free), and bytes reserved."""
@@ -204,6 +211,7 @@ class Meteora:
 
         Raises:
             AdapterNotFoundError: a name that no live adapter has.
+            AdapterInUseError: an adapter that is being reloaded in its own place; try again (see `reload_adapter`).
             RouteError: an empty list, a weight that is negative or not finite, an `only` that names an adapter
                 without a gate, or (in the forward pass) rows that do not match the batch.
         """
@@ -214,7 +222,11 @@ class Meteora:
 
     @contextmanager
     def trace(self) -> Iterator[Trace]:
-        """Record, for what runs inside the block, which adapter with which weight served each token and linear."""
+        """Record, for what runs inside the block, which adapter with which weight served each token and linear.
+
+        Like `routing()`, the block sees the adapters that are live now until it ends, and holds them: their rows are
+        not free, and gates can't change, before that. The `Trace` itself holds none.
+        """
         self._require_attached()
         trace = Trace([site.path for site in self.sites])
         current = self._context.current()
@@ -234,10 +246,10 @@ class Meteora:
             AdapterNotFoundError, AdapterFormatError: a name or a row is wrong.
             AdapterInUseError: a request is running: gate rows change in place, between requests.
         """
-        self._require_attached()
         if kind not in ("tensors", "fitted"):
             raise ValueError(f'kind must be "tensors" or "fitted", not {kind!r}')
         with self._writer, self._context.lock:
+            self._require_attached()
             slots = {name: self._registry.slots - 1 if name == BASE else self.adapter(name).slot for name in rows}
             prepared = {name: gates.TensorGate(name, each, self.sites, kind) for name, each in rows.items()}
             self._context.release_default()
@@ -291,10 +303,20 @@ class Meteora:
         return fit_gates(self, texts, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write adapters, gates and config as a bundle that `attach_pretrained` reads (see `meteora_rs.bundle`)."""
+        """Write adapters, gates and config as a bundle that `attach_pretrained` reads (see `meteora_rs.bundle`).
+
+        Requests run on meanwhile; loads and unloads wait.
+
+        Raises:
+            MeteoraError: `folder` exists and is no bundle, or holds more than one; it is, or holds, the working
+                directory; or this handle was detached.
+            OSError: it can't be written.
+        """
         from meteora_rs.bundle import save_bundle
 
-        save_bundle(self, folder)
+        with self._writer:  # what is listed must be there when it is read
+            self._require_attached()
+            save_bundle(self, folder)
 
     def detach(self) -> None:
         """Give the model back, bit for bit what it was; this handle is of no use afterwards."""

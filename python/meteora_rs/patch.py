@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from meteora_rs import _native
+from meteora_rs import _native, ops
+from meteora_rs.checkpoint import bring_plans, forget_plans
 from meteora_rs.config import MeteoraConfig
 from meteora_rs.context import RoutingContext
 from meteora_rs.errors import MeteoraError
@@ -69,6 +70,7 @@ class Patch:
         CONTEXTS[id(self.context)] = self.context
         forget = weakref.finalize(self.model, CONTEXTS.pop, id(self.context), None)
         self._undo.append(lambda: forget() and None)
+        self._undo.append(functools.partial(forget_plans, self.model, self.context))
         for linear, site in zip(self._linears, self.sites, strict=True):
             self._install_linear(linear, site)
         for name in ("forward", "generate"):
@@ -122,6 +124,10 @@ class Patch:
                 return inner(*args, **kwargs)
             plan = context.plan([Auto()], None) if context.is_default() else context.current()
             plan.check_rows(_rows(args, kwargs))
+            if not plan.is_base:
+                ops.refuse_transforms()
+            if model.training and torch.is_grad_enabled():
+                bring_plans(model, context)
             with context.enter(plan, inside=True):
                 return inner(*args, **kwargs)
 

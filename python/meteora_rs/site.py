@@ -92,10 +92,11 @@ class Site(nn.Module):
         ):
             if plan.trace is not None:
                 self._eager(base.detach().clone(), x.detach(), plan)
+            ops.refuse_transforms()
             out = self._op(base, x, plan)
             if out.grad_fn is not None:  # the backward pass reads the rows of this plan's snapshot
                 node: Any = out.grad_fn
-                node.metadata["meteora_plan"] = plan
+                node.metadata["meteora_hold"] = plan.native.hold()
             return out
         # The same kernel through a shorter door: a call through torch's dispatcher costs about as much as one
         # token's arithmetic, and there are seven of them in every layer.

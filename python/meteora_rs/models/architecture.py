@@ -11,6 +11,9 @@ from torch import nn
 DECODER_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 """A module path with this in it lies in a decoder layer (LLaMA, Mistral, Qwen2, Gemma, Phi-3, …)."""
 
+OTHER_MODALITIES = re.compile(r"(?:^|[._])(?:vision|visual|image|vit|video|audio|speech)(?:$|[._])")
+"""A module path with this in it belongs to what reads pictures or sound (vision_tower, visual, audio_tower, …)."""
+
 SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Projections of one parent that are fed the same tensor; the first one present leads the group."""
 
@@ -25,11 +28,15 @@ class SiteInfo:
 
 
 def find_sites(model: nn.Module) -> list[SiteInfo]:
-    """The adapted linears of `model` in module order: every `nn.Linear` inside a decoder layer.
+    """The adapted linears of `model` in module order: every `nn.Linear` inside a layer of its text decoder.
+
+    The decoder is what transformers' `get_decoder()` says; towers for other modalities are left out by name as well,
+    as that look-up is a best effort.
 
     Raises:
         MeteoraError: the model has none, or is wrapped by PEFT.
     """
+    decoder = _decoder_path(model)
     linears = {}
     for path, module in model.named_modules():
         if type(module).__module__.split(".")[0] == "peft":
@@ -37,6 +44,8 @@ def find_sites(model: nn.Module) -> list[SiteInfo]:
                 f"the model is wrapped by PEFT (at {path or 'its root'}: {type(module).__name__}); attach to the model "
                 "below it: model = peft_model.unload(), then load its adapters with load_adapter()"
             )
+        if not path.startswith(decoder) or OTHER_MODALITIES.search(path):
+            continue
         layer = DECODER_LAYER.search(path)
         if layer and isinstance(module, nn.Linear):
             linears[path] = int(layer[1])
@@ -45,6 +54,14 @@ def find_sites(model: nn.Module) -> list[SiteInfo]:
             f"{type(model).__name__} has no nn.Linear under a decoder layer ('…layers.<n>.…'): nothing to attach to"
         )
     return [SiteInfo(path, layer, _leader(path, linears)) for path, layer in linears.items()]
+
+
+def _decoder_path(model: nn.Module) -> str:
+    """What the paths of the text decoder's modules begin with; nothing where the whole model is the decoder."""
+    get_decoder = getattr(model, "get_decoder", None)
+    decoder = get_decoder() if callable(get_decoder) else model
+    path = next((path for path, module in model.named_modules() if module is decoder), "")
+    return f"{path}." if path else ""
 
 
 def _leader(path: str, linears: dict[str, int]) -> str:

@@ -12,6 +12,7 @@ mod space;
 mod stats;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use record::{AdapterId, AdapterInfo, AdapterRecord, GateKind};
@@ -55,7 +56,12 @@ struct Shared {
 impl Registry {
     /// A registry without adapters.
     pub fn new(config: RegistryConfig) -> Registry {
-        let first = Arc::new(Snapshot::new(0, vec![None; config.max_adapters], false));
+        let first = Arc::new(Snapshot::new(
+            0,
+            vec![None; config.max_adapters],
+            BTreeSet::new(),
+            false,
+        ));
         let rows = Rows::new(config.pool_rank, config.element_size);
         let shared = Shared {
             config,
@@ -86,7 +92,8 @@ impl Registry {
     /// Reserves a slot and rows for an adapter, to be written and then given to [`Registry::publish`].
     ///
     /// A reload gets a fresh place if there is one, else its old one ([`Reservation::in_place`]), if no request
-    /// reads that: it is then out of the published snapshot until the reservation is published, or dropped.
+    /// reads that: it is then out of the published snapshot until the reservation is published, or dropped, and
+    /// whoever asks the snapshot for it gets [`Error::AdapterInUse`].
     ///
     /// Errors: [`Error::AdapterInUse`] (a load of a live name, or another change of the name is under way),
     /// [`Error::AdapterNotFound`] (a reload of an unknown name), [`Error::Capacity`].
@@ -168,11 +175,29 @@ impl Registry {
         self.shared.replace(&mut writer, entries, routable);
     }
 
-    /// The live adapters, in slot order.
+    /// The live adapters, in slot order; one that is being reloaded in its own place as it was before.
     pub fn records(&self) -> Vec<AdapterRecord> {
         let writer = self.shared.lock();
         let snapshot = self.shared.published.load();
-        snapshot.entries().map(|entry| writer.record(entry)).collect()
+        let withdrawn = writer.withdrawn.values().cloned();
+        let mut records: Vec<AdapterRecord> = snapshot
+            .entries()
+            .map(|entry| writer.record(entry))
+            .chain(withdrawn)
+            .collect();
+        records.sort_by_key(|record| record.slot);
+        records
+    }
+
+    /// The live adapter of this name, as [`Registry::records`] lists it.
+    ///
+    /// Errors: [`Error::AdapterNotFound`].
+    pub fn record(&self, name: &str) -> Result<AdapterRecord> {
+        let writer = self.shared.lock();
+        if let Some(record) = writer.withdrawn.get(name) {
+            return Ok(record.clone());
+        }
+        Ok(writer.record(self.shared.published.load().find(name)?))
     }
 
     /// How many handles on snapshots, published or older, are held outside the registry. Gate rows that a
@@ -218,7 +243,13 @@ impl Shared {
     }
 
     fn replace(&self, writer: &mut Writer, entries: Vec<Option<Arc<Entry>>>, base_routable: bool) {
-        let next = Arc::new(Snapshot::new(writer.next_version(), entries, base_routable));
+        let reloading = writer.withdrawn.keys().cloned().collect();
+        let next = Arc::new(Snapshot::new(
+            writer.next_version(),
+            entries,
+            reloading,
+            base_routable,
+        ));
         writer.track(&next);
         drop(self.published.swap(next));
     }

@@ -2,8 +2,8 @@
 //!
 //! A batch has `n` routes, one for each row, or one alone for all. Kernels see tokens: token `t` of `T` follows
 //! the record `row_route[t * n / T]`. Rows are contiguous in the tokens and have equal lengths, so a batch whose
-//! rows were expanded, each repeated contiguously by beams or `num_return_sequences`, follows the same rule: see
-//! [`RoutePlan::tokens_match`]. Equal routes share a record; records are as [`crate::layout`] lays them out.
+//! rows were expanded, each repeated contiguously by beams or `num_return_sequences`, follows the same rule. Equal
+//! routes share a record; records are as [`crate::layout`] lays them out.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,12 +38,8 @@ pub struct RoutePlan {
     pub records: Vec<i32>,
     /// Ints of a record.
     pub width: usize,
-    /// Whether gates have to be evaluated.
-    pub any_auto: bool,
     /// Whether no row can use any adapter.
     pub all_base: bool,
-    /// The largest number of adapters in a fixed record.
-    pub max_fixed: usize,
     /// What keeps the adapters in place while the plan is in use.
     pub snapshot: Arc<Snapshot>,
 }
@@ -64,9 +60,7 @@ pub fn plan(snapshot: Arc<Snapshot>, routes: &[Route]) -> Result<RoutePlan> {
         row_route: Vec::with_capacity(routes.len()),
         records: Vec::new(),
         width,
-        any_auto: false,
         all_base: true,
-        max_fixed: 0,
         snapshot: Arc::clone(&snapshot),
     };
     let mut known: HashMap<Vec<i32>, i32> = HashMap::new();
@@ -83,36 +77,7 @@ pub fn plan(snapshot: Arc<Snapshot>, routes: &[Route]) -> Result<RoutePlan> {
 }
 
 impl RoutePlan {
-    /// Whether a batch of `rows` rows can follow the plan: one route holds for any batch; `n` routes hold for
-    /// `n` rows, and for `n` rows of which each was repeated contiguously, equally often.
-    pub fn tokens_match(&self, rows: usize) -> Result<()> {
-        let routes = self.row_route.len();
-        if rows % routes == 0 {
-            return Ok(());
-        }
-        Err(Error::Route(format!(
-            "{routes} routes don't fit a batch of {rows} rows; give one route, or one for each row (of a batch \
-             that beams or num_return_sequences expand: one for each row before that)"
-        )))
-    }
-
-    /// How many records there are.
-    pub fn record_count(&self) -> usize {
-        self.records.len() / self.width
-    }
-
-    /// The record that token `token` of `tokens` follows.
-    pub fn record_of(&self, token: usize, tokens: usize) -> &[i32] {
-        let index = self.row_route[token * self.row_route.len() / tokens] as usize;
-        &self.records[index * self.width..][..self.width]
-    }
-
     fn admit(&mut self, record: &[i32]) {
-        if record[0] == ROUTE_AUTO {
-            self.any_auto = true;
-        } else {
-            self.max_fixed = self.max_fixed.max(record[1] as usize);
-        }
         self.all_base &= record[..2] == [ROUTE_FIXED, 0];
         self.records.extend_from_slice(record);
     }

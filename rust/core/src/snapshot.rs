@@ -1,6 +1,6 @@
 //! What a request holds: the adapters that were live when it began.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::{Error, Result};
@@ -66,12 +66,19 @@ pub struct Snapshot {
     version: u64,
     entries: Vec<Option<Arc<Entry>>>,
     names: BTreeMap<Arc<str>, usize>,
+    /// Adapters whose own places a reload is writing: nobody may use them, and they are not unknown either.
+    reloading: BTreeSet<Arc<str>>,
     base_routable: bool,
     candidates: Vec<u32>,
 }
 
 impl Snapshot {
-    pub(crate) fn new(version: u64, entries: Vec<Option<Arc<Entry>>>, base_routable: bool) -> Snapshot {
+    pub(crate) fn new(
+        version: u64,
+        entries: Vec<Option<Arc<Entry>>>,
+        reloading: BTreeSet<Arc<str>>,
+        base_routable: bool,
+    ) -> Snapshot {
         let mut names = BTreeMap::new();
         let mut candidates = vec![0u32; (entries.len() + 1).div_ceil(32)];
         for (slot, entry) in entries.iter().enumerate() {
@@ -88,6 +95,7 @@ impl Snapshot {
             version,
             entries,
             names,
+            reloading,
             base_routable,
             candidates,
         }
@@ -118,11 +126,26 @@ impl Snapshot {
         self.names.get(name).and_then(|&slot| self.at(slot))
     }
 
-    /// The adapter with this name, or the error that lists those there are.
+    /// The adapter with this name.
+    ///
+    /// Errors: [`Error::AdapterInUse`] while a reload writes its own place; [`Error::AdapterNotFound`], which lists
+    /// the adapters that there are.
     pub fn find(&self, name: &str) -> Result<&Arc<Entry>> {
-        self.get(name).ok_or_else(|| Error::AdapterNotFound {
-            name: name.to_owned(),
-            known: self.names.keys().map(|name| name.to_string()).collect(),
+        if self.reloading.contains(name) {
+            return Err(Error::AdapterInUse {
+                adapter: name.to_owned(),
+                reason:
+                    "it is being reloaded in its own place, as there is no room for a second generation; try \
+                         again when the reload has ended"
+                        .to_owned(),
+            });
+        }
+        self.get(name).ok_or_else(|| {
+            let known: BTreeSet<&Arc<str>> = self.names.keys().chain(&self.reloading).collect();
+            Error::AdapterNotFound {
+                name: name.to_owned(),
+                known: known.into_iter().map(|name| name.to_string()).collect(),
+            }
         })
     }
 

@@ -19,7 +19,7 @@ mod _native {
     #[pymodule_export]
     use super::kernel::SiteKernel;
     #[pymodule_export]
-    use super::plan::RoutePlan;
+    use super::plan::{Hold, RoutePlan};
     #[pymodule_export]
     use super::registry::{Registry, Reservation};
     #[pymodule_export]

@@ -1,6 +1,6 @@
 //! Routes resolved against a snapshot, held from Python.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use meteora_core::kernel::{Options, Routes};
 use meteora_core::route::{plan, Route};
@@ -24,8 +24,16 @@ pub struct RoutePlan {
     pub serial: u64,
     pub options: Options,
     names: Vec<(usize, String)>,
-    /// What keeps the rows in place; None once released.
-    snapshot: Mutex<Option<Arc<Snapshot>>>,
+    /// The snapshot that it was made on, for as long as anybody keeps that.
+    snapshot: Weak<Snapshot>,
+    /// What keeps the rows in place; None once it is left to [`Hold`]s.
+    own: Mutex<Option<Arc<Snapshot>>>,
+}
+
+/// See `_native.pyi`.
+#[pyclass(frozen, module = "meteora_rs._native")]
+pub struct Hold {
+    _snapshot: Arc<Snapshot>,
 }
 
 impl RoutePlan {
@@ -50,7 +58,8 @@ impl RoutePlan {
             serial,
             options,
             names,
-            snapshot: Mutex::new(Some(made.snapshot)),
+            snapshot: Arc::downgrade(&made.snapshot),
+            own: Mutex::new(Some(made.snapshot)),
         })
     }
 
@@ -98,11 +107,17 @@ impl RoutePlan {
         self.names.clone()
     }
 
+    /// What keeps the rows in place for as long as it lives.
+    fn hold(&self) -> PyResult<Hold> {
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let held = own.or_else(|| self.snapshot.upgrade());
+        let gone = "the request has ended, or its adapters are being changed: it can't go on with them";
+        held.map(|snapshot| Hold { _snapshot: snapshot })
+            .ok_or_else(|| raise("MeteoraError", gone.to_owned()))
+    }
+
     fn release(&self) {
-        self.snapshot
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

@@ -186,6 +186,10 @@ impl Registry {
             .collect()
     }
 
+    fn record<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyDict>> {
+        records::record(py, &self.inner.record(name).map_err(to_py)?)
+    }
+
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         records::stats(py, &self.inner.stats())
     }

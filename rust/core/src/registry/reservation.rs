@@ -93,6 +93,7 @@ impl Reservation {
             unreachable!("a reservation is consumed by publishing it")
         };
         writer.pending.remove(&self.name);
+        writer.withdrawn.remove(self.name.as_str());
         let replaced = shared
             .published
             .load()

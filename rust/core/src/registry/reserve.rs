@@ -66,12 +66,15 @@ impl Shared {
         if self.is_read(&old) {
             return Err(self.capacity(writer, &name, need, shortage, Old::Held(&old)));
         }
+        let record = writer.record(&old);
+        writer.withdrawn.insert(Arc::clone(&name), record);
         self.change(writer, |entries| entries[old.slot()] = None);
         // A reader may have come between the look above and the change. After it none can: if nobody else has
         // the generation now, nobody will.
         let old = match unshared(old) {
             Ok(old) => old,
             Err(old) => {
+                writer.withdrawn.remove(&name);
                 self.change(writer, |entries| entries[old.slot()] = Some(Arc::clone(&old)));
                 return Err(self.capacity(writer, &name, need, shortage, Old::Held(&old)));
             }
@@ -94,6 +97,7 @@ impl Shared {
     /// Publishes a generation that was withdrawn.
     pub(super) fn restore(&self, writer: &mut Writer, old: Entry) {
         let old = Arc::new(old);
+        writer.withdrawn.remove(&old.name);
         self.change(writer, |entries| entries[old.slot()] = Some(Arc::clone(&old)));
     }
 

@@ -15,6 +15,8 @@ pub(crate) struct Writer {
     id: u64,
     pub(crate) pinned: BTreeSet<AdapterId>,
     pub(crate) pending: BTreeMap<String, Pending>,
+    /// The generations that in-place reloads took out of the published snapshot, as they were.
+    pub(crate) withdrawn: BTreeMap<Arc<str>, AdapterRecord>,
     snapshots: Vec<Weak<Snapshot>>,
 }
 
@@ -36,6 +38,7 @@ impl Writer {
             id: 0,
             pinned: BTreeSet::new(),
             pending: BTreeMap::new(),
+            withdrawn: BTreeMap::new(),
             snapshots: vec![Arc::downgrade(first)],
         }
     }

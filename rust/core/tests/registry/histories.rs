@@ -146,6 +146,25 @@ impl Model {
         }
         drop(now);
 
+        let withdrawn = self
+            .pending
+            .iter()
+            .filter_map(|p| Some((&p.name, p.withdrawn.as_ref()?)));
+        let listed: BTreeSet<_> = self
+            .live
+            .iter()
+            .chain(withdrawn)
+            .map(|(name, g)| (g.place.slot, name.clone(), g.number, g.pinned))
+            .collect();
+        let records = self.registry.records();
+        for record in &records {
+            assert_eq!(self.registry.record(&record.name).unwrap(), *record);
+        }
+        let found = records
+            .into_iter()
+            .map(|r| (r.slot, r.name, r.generation, r.pinned));
+        assert_eq!(found.collect::<Vec<_>>(), listed.into_iter().collect::<Vec<_>>());
+
         let places = self.places(None);
         for (i, a) in places.iter().enumerate() {
             for b in &places[..i] {

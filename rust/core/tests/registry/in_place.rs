@@ -39,10 +39,20 @@ fn it_is_out_of_sight_and_comes_back_when_dropped() {
         (reservation.slot(), reservation.page_start(), reservation.pages()),
         (0, 0, 2)
     );
-    assert!(
-        registry.snapshot().get("0").is_none(),
-        "no new reader can take it"
+    let snapshot = registry.snapshot();
+    assert!(snapshot.get("0").is_none(), "no new reader can take it");
+    assert_eq!(
+        snapshot.find("0").unwrap_err().to_string(),
+        "adapter \"0\" is in use: it is being reloaded in its own place, as there is no room for a second generation; \
+         try again when the reload has ended"
     );
+    assert_eq!(
+        snapshot.find("2").unwrap_err().to_string(),
+        "no adapter named \"2\"; loaded: 0, 1"
+    );
+    assert_eq!(registry.records(), before.0, "it is still listed");
+    assert_eq!(registry.record("0").unwrap(), before.0[0]);
+    drop(snapshot);
     let stats = registry.stats();
     assert_eq!(
         (
@@ -76,6 +86,11 @@ fn it_is_published_under_its_old_id() {
     let new = registry.publish(reservation, info(16));
     assert_eq!((new.id, place(&new)), (old.id, place(&old)));
     assert!(new.generation > old.generation);
+    assert_eq!(registry.record("1").unwrap(), new);
+    assert_eq!(
+        registry.snapshot().find("1").unwrap().generation(),
+        new.generation
+    );
     assert_eq!(registry.records()[1], new);
 }
 

@@ -116,10 +116,16 @@ fn meaning(record: &[i32], slots: usize) -> Meaning {
     meaning
 }
 
+/// The record that token `token` of `tokens` follows, by the rule that all kernels keep.
+fn record_of(plan: &RoutePlan, token: usize, tokens: usize) -> &[i32] {
+    let index = plan.row_route[token * plan.row_route.len() / tokens] as usize;
+    &plan.records[index * plan.width..][..plan.width]
+}
+
 fn meanings(plan: &RoutePlan) -> Vec<Meaning> {
     let rows = plan.row_route.len();
     (0..rows)
-        .map(|row| meaning(plan.record_of(row, rows), plan.snapshot.slots()))
+        .map(|row| meaning(record_of(plan, row, rows), plan.snapshot.slots()))
         .collect()
 }
 
