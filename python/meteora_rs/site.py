@@ -152,19 +152,6 @@ class AttachedLinear(nn.Linear):
         """The linear's own output plus the routed adapters' (see `Site.add`)."""
         return self._meteora_site.add(super().forward(input), input, CONTEXTS[self._meteora_id].current())
 
-
-class AttachedPlainLinear(AttachedLinear):
-    """The same for linears whose forward is that of `nn.Linear`, without its detours: they take as long as ours."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The linear's own output plus the routed adapters' (see `Site.add`)."""
-        own = self._parameters  # nn.Module looks a parameter up in three places before this one
-        if "weight" in own and "bias" in own:
-            base = linear(input, own["weight"], own["bias"])
-        else:  # pruned or parametrized since
-            base = super(AttachedLinear, self).forward(input)
-        return self._meteora_site.add(base, input, CONTEXTS[self._meteora_id].current())
-
     # Both hold for whatever contains the linear: to copy or pickle a model is to copy or pickle its linears.
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         raise MeteoraError(
@@ -179,6 +166,19 @@ class AttachedPlainLinear(AttachedLinear):
         )
 
 
+class AttachedPlainLinear(AttachedLinear):
+    """The same for linears whose forward is that of `nn.Linear`, without its detours: they take as long as ours."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The linear's own output plus the routed adapters' (see `Site.add`)."""
+        own = self._parameters  # nn.Module looks a parameter up in three places before this one
+        if "weight" in own and "bias" in own:
+            base = linear(input, own["weight"], own["bias"])
+        else:  # pruned or parametrized since
+            base = super(AttachedLinear, self).forward(input)
+        return self._meteora_site.add(base, input, CONTEXTS[self._meteora_id].current())
+
+
 _CLASSES: dict[type[nn.Linear], type[nn.Linear]] = {}
 
 
@@ -186,7 +186,6 @@ def attached_class(base: type[nn.Linear]) -> type[nn.Linear]:
     """The subclass of `base` that adds a site's output; named like `base`, so that printed models stay the same."""
     if base not in _CLASSES:
         members = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-        _CLASSES[base] = type(
-            base.__name__, (AttachedPlainLinear if base.forward is nn.Linear.forward else AttachedLinear, base), members
-        )
+        mixin = AttachedPlainLinear if base.forward is nn.Linear.forward else AttachedLinear
+        _CLASSES[base] = type(base.__name__, (mixin, base), members)
     return _CLASSES[base]
