@@ -10,11 +10,12 @@ from typing import Any
 
 import meteora_rs
 import pytest
-import torch
 from meteora_rs import BASE, Auto, Meteora, MeteoraConfig, Mix
 from meteora_rs.errors import AdapterNotFoundError, MeteoraError
-from meteora_rs.evaluate import OWN, Item, Report, Task, evaluate, response_losses
+from meteora_rs.evaluate import OWN, Item, Report, Task, evaluate
 from meteora_rs.evaluate.generate import answer_batch
+from meteora_rs.evaluate.metrics import make
+from meteora_rs.evaluate.scoring import build
 from tiny import adapter, gate_rows
 from tiny_text import save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -87,20 +88,6 @@ def test_batches_do_not_change_scores_or_losses(attached: Meteora, tokenizer: An
     assert one.scores == all_.scores
     for name, loss in one.losses.items():
         assert loss.value == pytest.approx(all_.losses[name].value, rel=1e-4)
-
-
-def test_losses_are_those_of_the_model(attached: Meteora, tokenizer: Any) -> None:
-    pairs = [(PROMPTS[0], "two"), (PROMPTS[1], "law says yes"), ("tell me", "no")]
-    with attached.routing("law"), torch.no_grad():
-        expected = []
-        for prompt, response in pairs:
-            ids = torch.tensor([[*tokenizer(f"{prompt} {response}")["input_ids"], tokenizer.eos_token_id]])
-            count = len(tokenizer(response)["input_ids"]) + 1
-            logits = attached.model(ids).logits[0, -count - 1 : -1]
-            expected.append((float(torch.nn.functional.cross_entropy(logits, ids[0, -count:]) * count), count))
-    found = response_losses(attached, tokenizer, pairs, "law", batch_tokens=16)
-    assert [count for _, count in found] == [count for _, count in expected]
-    assert [nats for nats, _ in found] == pytest.approx([nats for nats, _ in expected], rel=1e-4)
 
 
 def test_who_served_agrees_with_the_trace(attached: Meteora, tokenizer: Any) -> None:
@@ -236,3 +223,38 @@ def test_the_files(attached: Meteora, tokenizer: Any, tmp_path: Path) -> None:
     assert "<b>bad" not in text and "&lt;b&gt;bad" in text
     assert text.count("<svg") == 2  # bars, and who served what
     assert not re.search(r"\bnan\b", text)
+
+
+def test_composite_answers_are_split_and_traced(tmp_path: Path) -> None:
+    items = (Item("a", "red@@@@\nblue@@@@\nYes. It is"), Item("b", "green@@@@\nwhite@@@@\nNo. It is not"))
+    task = Task("composite_3", items, ("logical_deduction", "question_selection", "strategyqa"))
+    served = [("math", 7), ("law", 9), ("__base__", 6)]
+    records = [
+        {"text": "1. red\n2. black\n3. yes", "tokens": 9, "shares": {"math": 0.5, "law": 0.5}, "served": served},
+        {"text": "1. Green\n3. it is", "tokens": 6, "shares": {"math": 1.0}, "served": [("math", 17)]},
+    ]
+    plain = [{**record, "text": "", "served": []} for record in records]
+    pytest.importorskip("sacrebleu")
+    pytest.importorskip("rouge_score")
+    metrics = make(name for part in task.parts for name in task.metrics_of(part))
+    answers = {("composite_3", "auto"): records, ("composite_3", "base"): plain}
+    report = build([task], answers, metrics, "base", resamples=20, seed=0)
+    (result,) = report.tasks
+    assert result.metrics == ("right", "attempted")
+    assert result.scores["auto"]["attempted"].value == 2.5
+    assert result.scores["auto"]["right"].value == 1.0 + 0.0 + 0.5
+    assert result.scores["base"]["right"].value == result.scores["base"]["attempted"].value == 0
+    assert result.differences["auto"].value == 1.5
+    parts = result.parts["auto"]
+    assert [part.attempted for part in parts.values()] == [1.0, 0.5, 1.0]
+    assert parts["question_selection"].served == {"law": 1.0}
+    assert set(parts["strategyqa"].served) == {"__base__", "math"}
+    assert len(result.along["auto"]) == 20
+    assert result.along["auto"][0] == {"math": 1.0}
+    assert set(result.along["auto"][-1]) == {"math", "__base__"}
+    assert report.averaged == 0 and report.means == {}
+    report.write(tmp_path)
+    page = Page()
+    page.feed((tmp_path / "report.html").read_text())
+    assert not page.open
+    assert "composite_3" in str(report) and "1.50" in str(report)

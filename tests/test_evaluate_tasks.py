@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from meteora_rs.errors import MeteoraError
 from meteora_rs.evaluate import Item, read_tasks
+from meteora_rs.evaluate.composite import references, split_texts
+from meteora_rs.evaluate.metrics import make
 
 
 def write_task(folder: Path, name: str, pairs: list[tuple[str, str]]) -> None:
@@ -76,3 +79,22 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "mine" / "test.jsonl").write_text("\n")
     with pytest.raises(MeteoraError, match="has no items"):
         read_tasks(tmp_path)
+
+
+def test_the_papers_tasks_as_data() -> None:
+    if "METEORA_TASKS" not in os.environ:
+        pytest.skip("METEORA_TASKS, a folder of the paper's tasks, is not set")
+    pytest.importorskip("sacrebleu")
+    pytest.importorskip("rouge_score")
+    tasks = read_tasks(os.environ["METEORA_TASKS"], limit=20)
+    assert {len(task.parts) for task in tasks} == {0, 3, 5, 10}
+    for task in tasks:
+        for item in task.items:
+            wanted = references(item.response)
+            answer = "\n".join(f"{number + 1}. {text}" for number, text in enumerate(wanted))
+            if task.parts:  # "1. …" inside a reference must not lead the split astray
+                assert split_texts(answer, len(task.parts)) == wanted
+            for part, reference in zip(task.parts or (task.name,), wanted, strict=True):
+                for metric in make(task.metrics_of(part)).values():
+                    if metric.is_accuracy:
+                        assert metric.score(metric.statistics(reference, reference), 1) == 1, (part, reference)

@@ -6,10 +6,9 @@ report = evaluate(meteora, read_tasks("tasks", limit=40), "evaluation", tokenize
 print(report)
 """
 
-from .loss import response_losses
 from .report import Report
 from .run import evaluate
 from .tasks import Item, Task, read_tasks
 from .variants import OWN, Variant
 
-__all__ = ["OWN", "Item", "Report", "Task", "Variant", "evaluate", "read_tasks", "response_losses"]
+__all__ = ["OWN", "Item", "Report", "Task", "Variant", "evaluate", "read_tasks"]

@@ -101,8 +101,8 @@ def _table(report: Report) -> str:
 
 
 def _composite(task: TaskResult) -> Iterator[str]:
-    yield f"<h2>{escape(task.name)}: {len(task.parts and next(iter(task.parts.values())))} questions an item</h2>"
     variants = list(task.parts)
+    yield f"<h2>{escape(task.name)}: {len(task.parts[variants[0]])} questions an item</h2>"
     heads = "".join(f"<th>{escape(name)}</th>" for name in variants)
     lines = [f"<tr><th>question</th><th>metric</th>{heads}</tr>"]
     for part, example in task.parts[variants[0]].items():

@@ -12,12 +12,12 @@ from torch import nn
 from tqdm import tqdm
 
 from meteora_rs.errors import MeteoraError
+from meteora_rs.loss import response_losses
 from meteora_rs.routes import Route
 
 from .answers import AnswerFile
 from .fingerprint import fingerprint
 from .generate import answer_batch
-from .loss import response_losses
 from .metrics import make
 from .report import Report
 from .scoring import build
