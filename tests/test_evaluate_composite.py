@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from meteora_rs.evaluate.composite import longest_run, references, split_answer, split_texts
+from meteora_rs.evaluate.composite import item_lines, references, split_answer, split_texts
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,21 @@ def test_spans_are_those_of_the_texts() -> None:
     assert spans == [(2, 7), (9, 14), None]
 
 
-def test_the_longest_ascending_run() -> None:
-    assert longest_run([1, 2, 1, 2, 3, 3]) == [0, 1, 4]
-    assert longest_run([1, 5, 2, 3]) == [0, 2, 3]
-    assert longest_run([1, 2, 9, 3]) == [0, 1, 3]
-    assert longest_run([]) == []
+@pytest.mark.parametrize(
+    "numbers, lines",
+    [
+        ([1, 2, 3], [0, 1, 2]),
+        ([1, 2, 1, 2, 3, 3], [0, 1, 5]),
+        ([1, 5, 2, 3], [0, 2, 3]),
+        ([1, 2, 9, 3], [0, 1, 3]),
+        ([*range(1, 10), *range(2, 11), 10], [*range(9), 18]),  # "9. 1. one", "2. two", … "10. ten", then the item 10
+        ([1, 2, 3, 1, 2, 3], [0, 1, 2]),  # goes on after the end
+        ([2, 1, 2], [1, 2]),
+        ([], []),
+    ],
+)
+def test_which_lines_begin_an_item(numbers: list[int], lines: list[int]) -> None:
+    assert item_lines(numbers) == lines
 
 
 def test_references() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 SEPARATOR = "@@@@\n"
 """What joins the answers in the response of a composite item."""
@@ -19,14 +20,13 @@ def split_answer(text: str, count: int) -> list[tuple[int, int] | None]:
     """Where each of `count` answers stands in `text`, as (begin, end) after its number; `None` for one left out.
 
     A number counts only at the start of a line ("… born in 1991. She" has none), from 1 to `count`, and in ascending
-    order. Where an answer has a numbered list of its own, the longest ascending run of numbers holds, and among equals
-    the one with the lowest numbers. An answer goes on until the next number.
+    order; see `item_lines`. An answer goes on until the next number.
     """
     found = [match for match in _NUMBERED.finditer(text) if 1 <= int(match[1]) <= count]
-    run = longest_run([int(match[1]) for match in found])
+    lines = item_lines([int(match[1]) for match in found])
     spans: list[tuple[int, int] | None] = [None] * count
-    for place, index in enumerate(run):
-        end = found[run[place + 1]].start() if place + 1 < len(run) else len(text)
+    for place, index in enumerate(lines):
+        end = found[lines[place + 1]].start() if place + 1 < len(lines) else len(text)
         if text[found[index].end() : end].strip():
             spans[int(found[index][1]) - 1] = (found[index].end(), end)
     return spans
@@ -37,18 +37,19 @@ def split_texts(text: str, count: int) -> list[str]:
     return [text[span[0] : span[1]].strip() if span else "" for span in split_answer(text, count)]
 
 
-def longest_run(numbers: list[int]) -> list[int]:
-    """The indices of the longest strictly ascending subsequence; among equals, that of the lowest numbers.
+def item_lines(numbers: Sequence[int]) -> list[int]:
+    """Which of the numbered lines begin an item: for each number in turn the next line that has it.
 
-    >>> longest_run([1, 2, 1, 2, 3, 3])
-    [0, 1, 4]
+    An answer may hold a numbered list of its own. So where other numbers stand between an item and the next one's
+    candidates, the last candidate is the item: the others are the list's. Numbers that never come are skipped.
+
+    >>> item_lines([1, 2, 1, 2, 3, 3])
+    [0, 1, 5]
     """
-    best: list[list[int]] = []  # of the runs that end at each index
-    for index, number in enumerate(numbers):
-        before = [run for run in best if numbers[run[-1]] < number]
-        best.append([*_choose(before, numbers), index])
-    return _choose(best, numbers)
-
-
-def _choose(runs: list[list[int]], numbers: list[int]) -> list[int]:
-    return min(runs, key=lambda run: (-len(run), [numbers[i] for i in run], run), default=[])
+    chosen: list[int] = []
+    for number in sorted(set(numbers)):
+        begin = chosen[-1] + 1 if chosen else 0
+        candidates = [index for index in range(begin, len(numbers)) if numbers[index] == number]
+        if candidates:
+            chosen.append(candidates[0] if candidates[0] == begin or not chosen else candidates[-1])
+    return chosen
