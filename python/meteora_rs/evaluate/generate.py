@@ -98,7 +98,7 @@ def _weights(trace: Trace) -> Floats:
 def _served(trace: Trace, weights: Floats, pieces: Sequence[str]) -> tuple[dict[str, float], list[tuple[str, int]]]:
     whole = np.concatenate([weights, np.clip(1 - weights.sum(axis=1, keepdims=True), 0, None)], axis=1)
     names = [*trace.adapters, BASE]
-    shares = dict(zip(names, np.round(whole.mean(axis=0), 4).tolist(), strict=True))
+    shares = dict(zip(names, np.round(whole.mean(axis=0, dtype=np.float64), 4).tolist(), strict=True))
     leaders = zip(whole.argmax(axis=1).tolist(), pieces, strict=True)
     runs = [(names[index], sum(len(piece) for _, piece in run)) for index, run in groupby(leaders, key=lambda x: x[0])]
     return shares, runs

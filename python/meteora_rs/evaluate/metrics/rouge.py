@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class Rouge:
@@ -20,7 +21,8 @@ class Rouge:
         from rouge_score.rouge_scorer import RougeScorer
 
         self._kind = kind
-        self._scorer = RougeScorer([kind])
+        scorer: Any = RougeScorer  # which has no types
+        self._scorer = scorer([kind])
 
     def statistics(self, answer: str, reference: str) -> Sequence[float]:
         """The item's own F-measure; 0 for an empty answer."""
