@@ -104,6 +104,33 @@ def test_fit_gates_writes_a_bundle(made: Path, tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "other").exists()
 
 
+def test_evaluate(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("math", "law"):
+        (tmp_path / "tasks" / name).mkdir(parents=True)
+        line = json.dumps({"prompt": PROMPT, "response": "two"})
+        (tmp_path / "tasks" / name / "test.jsonl").write_text(f"{line}\n")
+    common = ("evaluate", tmp_path / "tasks", "--model", made / "model", "--adapters", made / "examples/bundle")
+    common = (*common, "--out", tmp_path / "out", "--max-new-tokens", 4)
+    assert run(*common, "--loss") == 0
+    out = capsys.readouterr().out
+    assert "mean of 2" in out and "report.html" in out
+    assert json.loads((tmp_path / "out/report.json").read_text())["variants"] == ["base", "own", "auto"]
+
+    more = ("--only", "math", "--variant", "all", "--variant", "math=0.5,law=0.5", "--metric", "math=exact,number")
+    assert run(*common, *more, "--named", f"all={made / 'adapters/math'}", "--max-new-tokens", "math=2") == 0
+    assert "number" in capsys.readouterr().out
+
+    for wrong, message in (
+        (("--variant", "math=much"), "is no route"),
+        (("--metric", "math"), "expected TASK=NAME"),
+        (("--max-new-tokens", "math=x"), "not a whole number"),
+        (("--max-new-tokens", "sql=3"), "no such task"),
+        (("--only", "sql"), "there are law, math"),
+    ):
+        assert run(*common, *wrong) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_doctor(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("doctor", "--model", made / "model", "--json") == 0
     report = json.loads(capsys.readouterr().out)

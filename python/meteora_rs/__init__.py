@@ -3,6 +3,7 @@
 from meteora_rs import errors
 from meteora_rs.attach import attach, attach_pretrained
 from meteora_rs.config import MeteoraConfig
+from meteora_rs.importing import import_official
 from meteora_rs.meteora import AdapterRecord, Meteora
 from meteora_rs.routes import BASE, Auto, Mix, Route
 from meteora_rs.trace import Trace
@@ -19,4 +20,5 @@ __all__ = [
     "attach",
     "attach_pretrained",
     "errors",
+    "import_official",
 ]

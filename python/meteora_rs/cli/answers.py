@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import meteora_rs
 from meteora_rs.cli.colour import Palette
 from meteora_rs.cli.loading import Model, Tokenizer
+from meteora_rs.pieces import decode_pieces
 from meteora_rs.routes import BASE, Route
 
 
@@ -76,15 +77,3 @@ def shares(trace: meteora_rs.Trace, row: int, place: slice) -> dict[str, float]:
     means = dict(zip(trace.adapters, weights.mean(axis=(0, 1)).tolist(), strict=True))
     means[BASE] = max(0.0, 1 - sum(means.values()))
     return dict(sorted(means.items(), key=lambda item: -item[1]))
-
-
-def decode_pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
-    """The text that each token adds; a token that ends inside a character adds nothing until it is whole."""
-    pieces: list[str] = []
-    done = ""
-    for count in range(1, len(ids) + 1):
-        text: str = tokenizer.decode(list(ids[:count]), skip_special_tokens=True)
-        stable = text if not text.endswith("\N{REPLACEMENT CHARACTER}") else done
-        pieces.append(stable[len(done) :])
-        done = stable
-    return pieces

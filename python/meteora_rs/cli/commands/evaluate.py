@@ -1,0 +1,126 @@
+"""Answer a folder of tasks in several ways and compare: the base, each task's own adapter, the gates' choice.
+
+meteora evaluate TASKS --adapters bundle --limit 40 --out evaluation
+meteora evaluate TASKS --adapters bundle --only math --variant own --variant auto --variant math=0.5,law=0.5
+
+TASKS is a folder with <task>/test.jsonl, one {"prompt": …, "response": …} a line. A task's own adapter is the one of
+its name. Answers are kept in the folder of --out, so that an evaluation can be stopped, resumed, and added to.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meteora_rs.errors import MeteoraError
+
+if TYPE_CHECKING:
+    from meteora_rs.evaluate import Variant
+
+HELP = "score base, own adapters and gates on a folder of tasks"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    from meteora_rs.cli import loading
+    from meteora_rs.cli.commands.generate import positive
+    from meteora_rs.cli.route_argument import SYNTAX
+
+    parser.add_argument("tasks", type=Path, metavar="TASKS", help="a folder of tasks")
+    loading.add_model_argument(parser)
+    loading.add_adapters_argument(parser)
+    parser.add_argument(
+        "--named", action="append", default=[], metavar="NAME=PATH",
+        help="one more adapter, which gates never choose: one trained on all tasks, say; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--only", action="append", metavar="TASK", help="this task (default: all); repeatable")
+    parser.add_argument("--limit", type=positive, metavar="N", help="take the first N items of each task")
+    parser.add_argument(
+        "--variant", action="append", metavar="VARIANT",
+        help=f"own | {SYNTAX}; repeatable (default: base, own, auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--metric", action="append", default=[], metavar="TASK=NAME[,NAME]",
+        help="instead of the paper's, or exact match where the paper has none; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-new-tokens", action="append", default=[], metavar="[TASK=]N",
+        help="tokens for each question (default: 64), or for a task's whole answers; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--batch-tokens", type=positive, default=4096, metavar="N", help="of a batch (default: 4096)")
+    parser.add_argument("--loss", action="store_true", help="also the language-model loss on the responses")
+    parser.add_argument("--out", type=Path, required=True, help="a folder for answers, report.json and report.html")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print the table."""
+    from meteora_rs.cli import loading
+    from meteora_rs.evaluate import evaluate, read_tasks
+
+    tasks = read_tasks(args.tasks, args.only, limit=args.limit, metrics=_metrics(args.metric))
+    tokens, task_tokens = _token_limits(args.max_new_tokens)
+    if unknown := sorted(set(task_tokens) - {task.name for task in tasks}):
+        raise MeteoraError(f"--max-new-tokens {unknown[0]}=…: no such task in this evaluation")
+    model, tokenizer = loading.load_model(args.model)
+    meteora = loading.attach(model, args.adapters)
+    for item in args.named:
+        name, path = loading.split_name(item)
+        meteora.load_adapter(path, adapter_name=name, gate="none")
+    report = evaluate(
+        meteora,
+        tasks,
+        args.out,
+        tokenizer=tokenizer,
+        variants=variants(args.variant or ["base", "own", "auto"]),
+        max_new_tokens=tokens,
+        task_max_new_tokens=task_tokens,
+        batch_tokens=args.batch_tokens,
+        loss=args.loss,
+    )
+    print(report)
+    print(f"wrote {args.out / 'report.json'} and {args.out / 'report.html'}")
+    return 0
+
+
+def variants(texts: Sequence[str]) -> dict[str, Variant]:
+    """Variants by the text that names them.
+
+    Raises:
+        MeteoraError: a text names none.
+    """
+    from meteora_rs.cli.route_argument import parse_route
+    from meteora_rs.evaluate import OWN
+
+    try:
+        return {text: OWN if text == "own" else parse_route(text) for text in texts}
+    except argparse.ArgumentTypeError as error:
+        raise MeteoraError(f"--variant: {error}, or own") from error
+
+
+def _metrics(items: Sequence[str]) -> dict[str, list[str]]:
+    found = {}
+    for item in items:
+        task, equals, names = item.partition("=")
+        if not equals or not names:
+            raise MeteoraError(f"--metric {item!r}: expected TASK=NAME[,NAME]")
+        found[task] = names.split(",")
+    return found
+
+
+def _token_limits(items: Sequence[str]) -> tuple[int, dict[str, int]]:
+    from meteora_rs.cli.commands.generate import positive
+
+    every, tasks = 64, {}
+    for item in items:
+        task, equals, number = item.rpartition("=")
+        try:
+            count = positive(number)
+        except argparse.ArgumentTypeError as error:
+            raise MeteoraError(f"--max-new-tokens {item!r}: {error}") from error
+        if equals:
+            tasks[task] = count
+        else:
+            every = count
+    return every, tasks

@@ -1,0 +1,135 @@
+"""What an evaluation found: as data, as a table, as files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+JSON, PAGE = "report.json", "report.html"
+
+Shares = dict[str, float]
+"""Adapter, or `"__base__"`, to its share of the tokens."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A value with its 95% bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """One question of a composite task: the share of items that answered it, its scores, and who served it."""
+
+    attempted: float
+    scores: dict[str, Score]
+    served: Shares
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """A task, by variant.
+
+    Attributes:
+        metrics: those of `scores`; the first one is the task's own. Of a composite task: `right`, the sum over its
+            parts of accuracy (parts scored by BLEU have none), and `attempted`, the mean number of answers.
+        scores: by variant, then metric.
+        differences: the first metric's, variant less reference variant, on the same resamples.
+        losses: nats a token of the wanted responses, if they were asked for.
+        served: for variants whose gates choose, by weight over all sites and the answers' tokens.
+        parts: of a composite task, by variant, then part.
+        along: of a composite task, by variant: who leads the tokens in each twentieth of the answers' length.
+    """
+
+    name: str
+    items: int
+    metrics: tuple[str, ...]
+    scores: dict[str, dict[str, Score]]
+    differences: dict[str, Score] = field(default_factory=dict)
+    losses: dict[str, Score] = field(default_factory=dict)
+    served: dict[str, Shares] = field(default_factory=dict)
+    parts: dict[str, dict[str, PartResult]] = field(default_factory=dict)
+    along: dict[str, list[Shares]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All tasks, and means over those that are not composite and that every variant answered.
+
+    Attributes:
+        reference: the variant that others are compared with: each task's own adapter, if that is among them.
+        means: of each task's own metric, by variant.
+        ratios: of a variant's mean to the reference's, on the same resamples.
+        losses: means over tasks.
+        averaged: how many tasks the means are of.
+    """
+
+    variants: tuple[str, ...]
+    reference: str
+    tasks: tuple[TaskResult, ...]
+    averaged: int
+    means: dict[str, Score]
+    ratios: dict[str, Score]
+    losses: dict[str, Score]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; what is not a number there is `None`."""
+        return _plain(asdict(self))  # type: ignore[no-any-return]
+
+    def write(self, folder: Path) -> None:
+        """Write `report.json` and `report.html`."""
+        from .page import page
+
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / JSON).write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
+        (folder / PAGE).write_text(page(self), encoding="utf-8")
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        rows = [["task", "items", "metric", *self.variants, f"loss: {', '.join(self.variants)}" if self.losses else ""]]
+        for task in self.tasks:
+            for metric in task.metrics:
+                scores = [
+                    show(task.scores[name][metric], metric) if name in task.scores else "–" for name in self.variants
+                ]
+                losses = " ".join(f"{task.losses[name].value:.3f}" for name in self.variants if name in task.losses)
+                first = metric == task.metrics[0]
+                rows.append([task.name if first else "", str(task.items), metric, *scores, losses if first else ""])
+        if self.averaged:
+            losses = " ".join(f"{loss.value:.3f}" for loss in self.losses.values())
+            means = [show(self.means[name]) for name in self.variants]
+            rows.append([f"mean of {self.averaged}", "", "", *means, losses])
+            ratios = [f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in self.ratios.values()]
+            rows.append([f"ratio to {self.reference}", "", "", *ratios, ""])
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        for row in rows:
+            yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield "Scores in percent, 95% bootstrap intervals; of composite tasks, right and attempted are counts."
+
+
+COUNTS = ("right", "attempted")
+"""Metrics that are counts; all others are shares."""
+
+
+def show(score: Score, metric: str = "") -> str:
+    """A score as text: a share in percent, a count as it is."""
+    scale, digits = (1, 2) if metric in COUNTS else (100, 1)
+    value, low, high = (f"{each * scale:.{digits}f}" for each in (score.value, score.low, score.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
