@@ -199,13 +199,15 @@ impl SiteKernel {
 
     /// Fills the gate row of `slot` with the `in_features` f32 at `row`, or with zeros.
     fn write_gate(&self, slot: usize, row: Option<usize>, bias: f32, sign_free: bool) -> PyResult<()> {
-        self.bound()?.write_gate(slot, bias, sign_free, |to| match row {
-            // SAFETY: gates/tensors.py passes the address of a contiguous CPU tensor of this size, which it holds.
+        let fill = |to: &mut [f32]| match row {
             Some(from) => {
-                to.copy_from_slice(unsafe { std::slice::from_raw_parts(from as *const f32, to.len()) })
+                // SAFETY: gates/tensors.py passes the address of a contiguous CPU tensor of this size, and holds it.
+                let from = unsafe { std::slice::from_raw_parts(from as *const f32, to.len()) };
+                to.copy_from_slice(from);
             }
             None => to.fill(0.0),
-        });
+        };
+        self.bound()?.write_gate(slot, bias, sign_free, fill);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ mod dots;
 mod element;
 mod expand;
 mod floats;
+mod ints;
 mod isa;
 mod lane;
 mod parallel;

@@ -9,15 +9,13 @@
 //! A candidate whose upper bound is below the `top_k`-th largest lower bound can't be among the `top_k` largest. The
 //! others' logits are then computed as ever, so the screen changes no bit of the choice.
 
-use super::isa::{dispatch, Kernel};
-use super::lane::{Lane, STEP};
+use super::ints::{Input, Products, Quantise};
+use super::isa::dispatch;
 
 /// Candidates from which the screen pays.
 const WORTH: usize = 24;
 /// Bytes before a row's elements: six 32-bit words, and room to the next 32.
 const HEADER: usize = 32;
-/// Elements whose products are summed in int32: 2048 · 127 · 32767 over eight lanes stays below 2³¹.
-const EXACT: usize = 2048;
 /// Logits this large may overflow f32, where bounds end.
 const LARGE: f64 = 1e37;
 
@@ -132,11 +130,9 @@ impl Screened {
         };
         let stride = screen_stride(width);
         self.rows.clear();
-        self.rows.extend(
-            candidates
-                .iter()
-                .map(|&slot| screen[slot * stride..][..stride].as_ptr().cast::<i8>()),
-        );
+        let elements = |&slot: &usize| screen[slot * stride..][..stride].as_ptr().wrapping_add(HEADER);
+        self.rows
+            .extend(candidates.iter().map(|slot| elements(slot).cast::<i8>()));
         self.products.clear();
         self.products.resize(candidates.len(), 0.0);
         // SAFETY: whole screen rows (sliced above); `padded` ints in `input`; a place for each product.
@@ -155,8 +151,8 @@ impl Screened {
         // Sums of f32 products in eight lanes, rounded `width / 8 + 3` times, then the bias.
         let rounding = (width as f64 / 8.0 + 32.0) * f64::from(f32::EPSILON);
         for (&row, &product) in self.rows.iter().zip(&self.products) {
-            // SAFETY: a screen row begins with a header; it may be unaligned.
-            let header = unsafe { row.cast::<Header>().read_unaligned() };
+            // SAFETY: a header comes before a row's elements; it may be unaligned.
+            let header = unsafe { row.sub(HEADER).cast::<Header>().read_unaligned() };
             let (low, high) = input.bounds(&header, product, rounding);
             self.bounds.push((low, high));
             if low > self.best[0] {
@@ -174,15 +170,6 @@ impl Screened {
     }
 }
 
-/// What an input's ints are worth.
-struct Input {
-    scale: f64,
-    /// ‖s·p‖₁, ‖s·p‖₂ and ‖d‖₂, rounded up.
-    one_norm: f64,
-    norm: f64,
-    error: f64,
-}
-
 impl Input {
     /// The least and the greatest that the logit, computed in f32, can be.
     fn bounds(&self, row: &Header, product: f64, rounding: f64) -> (f64, f64) {
@@ -196,117 +183,5 @@ impl Input {
         let quantised = (self.norm * of(row.error)).min(self.one_norm * of(row.largest_error));
         let error = of(row.norm) * self.error + quantised + rounding * most + 1e-30;
         (dot + of(row.bias) - error, dot + of(row.bias) + error)
-    }
-}
-
-/// `p = round(x / s)`, or None where x is not finite, or too small or large for the bounds.
-///
-/// # Safety
-/// `width` f32 behind `x`, as many places behind `out`.
-struct Quantise {
-    x: *const f32,
-    width: usize,
-    out: *mut i16,
-}
-
-impl Kernel for Quantise {
-    type Output = Option<Input>;
-
-    #[inline(always)]
-    unsafe fn run<L: Lane>(self) -> Option<Input> {
-        // SAFETY: the contract; nobody else has `out`.
-        let (x, out) = unsafe {
-            (
-                std::slice::from_raw_parts(self.x, self.width),
-                std::slice::from_raw_parts_mut(self.out, self.width),
-            )
-        };
-        // As ints, magnitudes order like floats, and their maximum may be taken in any order.
-        let magnitude = x
-            .iter()
-            .fold(0, |most, value| (value.to_bits() & 0x7fff_ffff).max(most));
-        let largest = f32::from_bits(magnitude);
-        if !(1e-30..1e30).contains(&largest) {
-            return None;
-        }
-        let inverse = 32767.0 / largest;
-        let (mut sum, mut squares) = (0i64, 0i64);
-        for (values, places) in x.chunks(EXACT).zip(out.chunks_mut(EXACT)) {
-            let (mut part, mut square) = (0i32, 0i64);
-            for (&value, place) in values.iter().zip(places) {
-                // Adding 1.5 · 2²³ rounds to an int, which is then in the low bits.
-                let code = (value * inverse + 12_582_912.0).to_bits() as i16;
-                *place = code;
-                let code = i32::from(code);
-                part += code.abs();
-                square += i64::from(code * code);
-            }
-            sum += i64::from(part);
-            squares += square;
-        }
-        let scale = f64::from(largest) / 32767.0;
-        Some(Input {
-            scale,
-            one_norm: scale * sum as f64,
-            norm: scale * (squares as f64).sqrt() * 1.000_001,
-            // Half a step, and what rounding in f32 adds to it.
-            error: scale * 0.51 * (self.width as f64).sqrt(),
-        })
-    }
-}
-
-/// `out[r] = q[r] · p`, exactly.
-///
-/// # Safety
-/// `padded` ints, a multiple of [`STEP`], behind `x` and behind each row's header; `out` has a place for each row.
-struct Products<'a> {
-    x: *const i16,
-    rows: &'a [*const i8],
-    padded: usize,
-    out: *mut f64,
-}
-
-impl Kernel for Products<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<L: Lane>(self) {
-        let mut r = 0;
-        // SAFETY: rows `r..r + R` exist; the contract is handed on.
-        unsafe {
-            while r + 4 <= self.rows.len() {
-                self.tile::<L, 4>(r);
-                r += 4;
-            }
-            while r < self.rows.len() {
-                self.tile::<L, 1>(r);
-                r += 1;
-            }
-        }
-    }
-}
-
-impl Products<'_> {
-    #[inline(always)]
-    unsafe fn tile<L: Lane, const R: usize>(&self, r: usize) {
-        let mut totals = [0.0; R];
-        // SAFETY: elements `at..at + STEP` of x and of rows `r..r + R`.
-        unsafe {
-            for from in (0..self.padded).step_by(EXACT) {
-                let mut sums = [L::no_sums(); R];
-                for at in (from..self.padded.min(from + EXACT)).step_by(STEP) {
-                    for (j, sums) in sums.iter_mut().enumerate() {
-                        let row = self.rows.get_unchecked(r + j).add(HEADER + at);
-                        *sums = L::add_int_products(*sums, row, self.x.add(at));
-                    }
-                }
-                for j in 0..R {
-                    totals[j] += f64::from(L::total(sums[j]));
-                }
-            }
-            for j in 0..R {
-                self.out.add(r + j).write(totals[j]);
-            }
-        }
     }
 }
