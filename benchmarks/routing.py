@@ -74,11 +74,15 @@ def fitted(args: argparse.Namespace, model: Any, tokenizer: Any, late: list[str]
     return meteora, {**report.to_dict(), **spent}
 
 
+def _folder(variable: str) -> Path | None:
+    return Path(os.environ[variable]) if variable in os.environ else None
+
+
 def main() -> None:
     """Fit, evaluate, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=Path, default=os.environ.get("METEORA_TASKS"))
-    parser.add_argument("--adapters", type=Path, default=os.environ.get("METEORA_ADAPTERS"))
+    parser.add_argument("--tasks", type=Path, default=_folder("METEORA_TASKS"))
+    parser.add_argument("--adapters", type=Path, default=_folder("METEORA_ADAPTERS"))
     parser.add_argument("--names", help="adapters to load (default: all in the folder)")
     parser.add_argument("--general", default=GENERAL, help=f"tasks without an adapter (default: {GENERAL})")
     parser.add_argument("--late", default="", help="adapters to load after the fit, with --examples texts each")
@@ -95,7 +99,10 @@ def main() -> None:
         parser.error("--tasks, and --adapters or --bundle, are needed")
 
     model, tokenizer = load_model(None)
-    result: dict[str, Any] = {"arguments": {key: str(value) for key, value in vars(args).items()}}
+    told = {
+        key: value for key, value in vars(args).items() if not isinstance(value, Path)
+    }  # folders are the reader's own
+    result: dict[str, Any] = {"arguments": told}
     late = [name for name in args.late.split(",") if name]
     if args.bundle is not None:
         meteora = meteora_rs.attach_pretrained(model, args.bundle)
