@@ -78,8 +78,8 @@ def make_examples(
         draw.shuffle(encoded)
         held = min(HELD_OUT, len(encoded) // OF_TEXTS)
         for ids, response in encoded[:held]:
-            test = _draw(draw, len(ids), response, -(-tests_per_class // held))
-            examples.append(Example(label, tuple(ids), response, (), tuple(sorted(test)), True))
+            drawn = _draw(draw, len(ids), response, -(-tests_per_class // held))
+            examples.append(Example(label, tuple(ids), response, (), tuple(sorted(drawn)), True))
         taught = _within(encoded[held:], read)
         share = -(-tokens // len(taught))
         reserved = 0 if held else -(-tests_per_class // len(taught))

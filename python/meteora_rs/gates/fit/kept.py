@@ -97,7 +97,8 @@ def low_rank(scatter: Tensor, rank: int) -> Tensor:
         basis = torch.linalg.qr(scatter @ basis).Q
     values, vectors = torch.linalg.eigh(basis.T @ scatter @ basis)
     leading = slice(max(0, len(values) - rank), None)
-    return (basis @ vectors[:, leading]) * values[leading].clamp(min=0).sqrt()
+    factor: Tensor = (basis @ vectors[:, leading]) * values[leading].clamp(min=0).sqrt()
+    return factor
 
 
 @dataclass(frozen=True)
