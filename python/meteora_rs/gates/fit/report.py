@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .sweeps import Solved, recall
@@ -125,7 +126,7 @@ def make_report(
     for path in solved.rows:
         kind = path.rpartition(".")[2]
         sites[kind] = sites.get(kind, 0) + 1
-    mean = sum(kinds[kind] * count for kind, count in sites.items()) / sum(sites.values())
+    mean = torch.stack([kinds[kind] * count for kind, count in sites.items()]).sum(0) / sum(sites.values())
     return FitReport(
         classes=names,
         texts=texts,
