@@ -99,7 +99,14 @@ def test_fit_gates_writes_a_bundle(made: Path, tmp_path: Path, capsys: pytest.Ca
     meteora = meteora_rs.attach_pretrained(AutoModelForCausalLM.from_pretrained(made / "model"), tmp_path / "bundle")
     assert [(record.name, record.gate) for record in meteora.adapters()] == [("math", "fitted")]
 
-    assert run(*base, *texts, "--out", tmp_path / "other") == 2
+    more = ("--texts", f"law={made / 'general.jsonl'}", "--adapter", made / "adapters/law")
+    picture = ("--json", "--plot", tmp_path / "fit.png")
+    assert run(*base, *texts, *more, "--no-base", *picture, "--out", tmp_path / "second") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["classes"] == ["math", "law"]
+    assert (tmp_path / "fit.png").is_file()
+
+    assert run(*base, *texts, "--no-base", "--out", tmp_path / "other") == 2
     assert "two classes" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 

@@ -105,6 +105,4 @@ def test_the_shipped_examples_are_well_formed() -> None:
     assert [example.group for example in first] == list(dict.fromkeys(example.group for example in every))
     assert {example.group for example in first} >= {"object_counting", "general", "two adapters in turn"}
     assert max(len(example.turns) for example in first) == 2
-    general = read_texts(EXAMPLES / "general.jsonl")
-    assert len(general) == len(set(general)) >= 100
     assert "canary GUID" in json.loads((EXAMPLES / "prompts.json").read_text())["canary"]

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from typing import Any
 
-import meteora_rs
 import pytest
 import torch
-from meteora_rs import Auto, Meteora, MeteoraConfig
+from meteora_rs import Auto, Meteora
 from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError
-from meteora_rs.gates.fit import FitReport, fit_gates
+from meteora_rs.gates.fit import FitReport, fit_gates, general_texts
 from meteora_rs.gates.fit.collect import collect
+from tiny_numbers import ALPHABETS, VOCABULARY, Numbers, attached, texts
 from torch import Tensor
-
-HIDDEN, VOCABULARY = 32, 50
-ALPHABETS = {"first": range(0, 18), "second": range(15, 33), "__base__": range(30, 48)}
 
 
 @pytest.fixture(autouse=True)
@@ -28,52 +24,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-class Numbers:
-    """A tokenizer of numbers between spaces."""
-
-    eos_token_id = None
-
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, Any]:
-        return {"input_ids": [int(word) for word in text.split()]}
-
-
-def attached() -> Meteora:
-    """A tiny random Llama with two random adapters; the same each time."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=HIDDEN,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    meteora = meteora_rs.attach(LlamaForCausalLM(config), MeteoraConfig(max_adapters=4, pool_rank=32))
-    for name in ("first", "second"):
-        tensors = {}
-        for site in meteora.sites:
-            prefix = f"base_model.model.{site.path}"
-            tensors[f"{prefix}.lora_A.weight"] = torch.randn(4, site.in_features) / 8
-            tensors[f"{prefix}.lora_B.weight"] = torch.randn(site.out_features, 4) / 8
-        modules = sorted({site.path.rpartition(".")[2] for site in meteora.sites})
-        adapter = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": modules}
-        meteora.load_adapter({"config": adapter, "tensors": tensors}, adapter_name=name)
-    return meteora
-
-
-def texts(seed: int, count: int = 24) -> dict[str, list[str]]:
-    """Numbers drawn from the alphabet of each class; alphabets overlap."""
-    draw = random.Random(seed)
-    return {
-        name: [" ".join(str(draw.choice(alphabet)) for _ in range(draw.randint(6, 20))) for _ in range(count)]
-        for name, alphabet in ALPHABETS.items()
-    }
-
-
 def fit(meteora: Meteora, **options: Any) -> FitReport:
     return fit_gates(meteora, texts(0), tokenizer=Numbers(), progress=False, batch_tokens=200, **options)
+
+
+def gates_close(one: Meteora, other: Meteora) -> None:
+    for name, rows in one.gate_rows().items():
+        for path, (row, bias) in rows.items():
+            other_row, other_bias = other.gate_rows()[name][path]
+            assert torch.allclose(row, other_row, atol=1e-2 * row.abs().max().item())
+            assert bias == pytest.approx(other_bias, rel=1e-2, abs=1e-2)
 
 
 def state(meteora: Meteora) -> list[Tensor]:
@@ -131,13 +91,92 @@ def test_the_second_pass_sees_other_activations() -> None:
 
 def test_pads_do_not_count() -> None:
     alone, padded = attached(), attached()
-    fit_gates(alone, texts(0), tokenizer=Numbers(), progress=False, batch_tokens=20, passes=1)
-    fit_gates(padded, texts(0), tokenizer=Numbers(), progress=False, batch_tokens=4000, passes=1)
-    for name, rows in alone.gate_rows().items():
+    options: dict[str, Any] = {"tokenizer": Numbers(), "progress": False, "passes": 1, "shrinkage": 0.01}
+    fit_gates(alone, texts(0), batch_tokens=20, temperature=1.0, **options)
+    fit_gates(padded, texts(0), batch_tokens=4000, temperature=1.0, **options)
+    gates_close(alone, padded)
+
+
+def test_several_sweeps_give_the_gates_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, several = attached(), attached()
+    fit(one)
+    calls: list[int] = []
+
+    def counted(model: Any, groups: Any, *rest: Any) -> None:
+        calls.append(len(groups))
+        collect(model, groups, *rest)
+
+    monkeypatch.setattr("meteora_rs.gates.fit.sweeps.collect", counted)
+    report = fit(several, memory_budget=20_000)
+    assert len(calls) > 4 and max(calls) < len(several.groups)
+    assert sum(calls) == 2 * len(several.groups)
+    assert same(state(one), state(several))
+    assert report.confusion
+
+
+def test_a_budget_for_nothing_still_takes_one_group_at_a_time() -> None:
+    one, several = attached(), attached()
+    fit(one, passes=1)
+    fit(several, passes=1, memory_budget=1)
+    assert same(state(one), state(several))
+
+
+def test_mixing_two_is_never_worse_than_one_on_held_out_texts() -> None:
+    meteora = attached()
+    report = fit(meteora)
+    assert set(report.losses) == {"top_k=1", "0.5", "1", "2"}
+    best = min(report.losses.values())
+    assert report.losses.get(f"{report.temperature:g}", report.losses["top_k=1"]) == best
+
+
+def test_a_temperature_is_in_the_gates_and_changes_no_choice() -> None:
+    one, sharp = attached(), attached()
+    fit(one, temperature=1.0)
+    report = fit(sharp, temperature=0.25)
+    assert (report.temperature, report.losses) == (0.25, {})
+    for name, rows in one.gate_rows().items():
         for path, (row, bias) in rows.items():
-            other_row, other_bias = padded.gate_rows()[name][path]
-            assert torch.allclose(row, other_row, atol=1e-2 * row.abs().max().item())
-            assert bias == pytest.approx(other_bias, rel=1e-2, abs=1e-2)
+            assert torch.equal(4 * row, sharp.gate_rows()[name][path][0])
+            assert 4 * bias == sharp.gate_rows()[name][path][1]
+
+
+def test_without_base_none_is_left_in_force() -> None:
+    meteora = attached()
+    fit(meteora)
+    assert "__base__" in meteora.gate_rows()
+    data = texts(0)
+    del data["__base__"]
+    fit_gates(meteora, data, tokenizer=Numbers(), progress=False, base=None)
+    assert set(meteora.gate_rows()) == {"first", "second"}
+    with meteora.trace() as trace, meteora.routing(Auto()), torch.no_grad():
+        meteora.model(input_ids=torch.tensor([[31, 40, 41, 45]]))
+    assert sum(each.share for each in trace.summary().values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_failed_fit_without_base_brings_the_base_back() -> None:
+    meteora = attached()
+    fit(meteora)
+    before = state(meteora)
+    data = texts(0)
+    del data["__base__"]
+    with pytest.raises(ValueError, match="invalid literal"):
+        fit_gates(meteora, {**data, "first": ["x y"]}, tokenizer=Numbers(), progress=False, base=None)
+    assert same(state(meteora), before)
+    assert "__base__" in meteora.gate_rows()
+
+
+def test_general_text_is_the_base_by_default() -> None:
+    class Words:
+        eos_token_id = None
+
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, Any]:
+            return {"input_ids": [1 + sum(map(ord, word)) % (VOCABULARY - 1) for word in text.split()]}
+
+    meteora = attached()
+    report = fit_gates(meteora, {"first": ["a b c d", "d c b a"] * 8}, tokenizer=Words(), progress=False)
+    assert report.classes == ["first", "__base__"]
+    assert report.texts["__base__"] == len(general_texts())
+    assert "__base__" in meteora.gate_rows()
 
 
 @pytest.mark.parametrize("after", [1, 3, 5])
@@ -155,9 +194,9 @@ def test_ctrl_c_leaves_the_gates_as_they_were(after: int, monkeypatch: pytest.Mo
 
         collect(model, groups, batches, routing, done)
 
-    monkeypatch.setattr("meteora_rs.gates.fit.fit.collect", interrupted)
+    monkeypatch.setattr("meteora_rs.gates.fit.sweeps.collect", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fit_gates(meteora, texts(0), tokenizer=Numbers(), progress=False, batch_tokens=600)
+        fit_gates(meteora, texts(0), tokenizer=Numbers(), progress=False, batch_tokens=300)
     assert calls == after
     assert same(state(meteora), before)
     assert [(r.gate, r.routable) for r in meteora.adapters()] == [(r.gate, r.routable) for r in records]
@@ -188,6 +227,10 @@ def test_training_mode_comes_back() -> None:
     ("data", "options", "message"),
     [
         ({"first": ["1 2"]}, {}, "two classes"),
+        ({"first": ["1 2"], "__base__": ["3 4"]}, {}, "base=None means no class"),
+        ({"first": ["1 2"], "second": ["3 4"]}, {"base": "mine"}, "'general' or None"),
+        ({"first": ["1 2"], "second": ["3 4"]}, {"memory_budget": 0}, "memory_budget"),
+        ({"first": ["1 2"], "second": ["3 4"]}, {"temperature": 0.0}, "temperature"),
         ({"first": ["1 2"], "second": ["3 4"]}, {"passes": 0}, "passes"),
         ({"first": ["1 2"], "second": ["3 4"]}, {"shrinkage": 0.0}, "shrinkage"),
         ({"first": ["1 2"], "second": []}, {}, "'second' has no text"),
@@ -198,7 +241,7 @@ def test_what_cannot_be_fitted_is_refused(data: dict[str, Any], options: dict[st
     meteora = attached()
     before = state(meteora)
     with pytest.raises(ValueError, match=message):
-        fit_gates(meteora, data, **{"tokenizer": Numbers(), "progress": False, **options})
+        fit_gates(meteora, data, **{"tokenizer": Numbers(), "progress": False, "base": None, **options})
     assert same(state(meteora), before)
 
 

@@ -21,13 +21,25 @@ class Letters:
 
 def examples(seed: int = 0, **options: int) -> list[Example]:
     data: dict[str, list[Text]] = {"a": ["hello there", "x", "hi"], "b": [("what is it?", "that")] * 4}
-    given = {"max_tokens": 5, "max_length": 12, "tests_per_class": 4, **options}
+    given = {"tokens": 15, "read": 1000, "max_length": 12, "tests_per_class": 4, **options}
     return make_examples(data, Letters(), seed=seed, **given)
 
 
+def pairs(count: int, prompt: str = "what is it?", response: str = "that", **options: int) -> list[Example]:
+    given = {"tokens": 60, "read": 1000, "max_length": 50, "tests_per_class": 8, "seed": 0, **options}
+    return make_examples({"a": [(prompt, response)] * count}, Letters(), **given)
+
+
 def test_pairs_become_prompt_response_and_end() -> None:
-    assert encode("ab", Letters()) == [1, 97, 98]
-    assert encode(("ab", "c"), Letters()) == [1, 97, 98, 99, 2]
+    assert encode("ab", Letters(), 9) == ([1, 97, 98], 0)
+    assert encode(("ab", "c"), Letters(), 9) == ([1, 97, 98, 99, 2], 3)
+
+
+def test_a_long_pair_keeps_its_response() -> None:
+    assert encode(("abcdef", "gh"), Letters(), 6) == ([100, 101, 102, 103, 104, 2], 3)
+    ids, response = encode(("abcdef", "ghijkl"), Letters(), 6)
+    assert (len(ids), response) == (6, 3)
+    assert encode("abcdef", Letters(), 4) == ([1, 97, 98, 99], 0)
 
 
 def test_tokens_that_test_do_not_teach() -> None:
@@ -41,6 +53,33 @@ def test_tokens_that_test_do_not_teach() -> None:
     assert sum(len(example.test) for example in made if example.label == 1) == 4
 
 
+def test_a_class_of_many_texts_holds_some_out() -> None:
+    assert not any(example.held_out for example in pairs(7))
+    assert [sum(example.held_out for example in pairs(count)) for count in (8, 16, 40, 80)] == [1, 2, 4, 4]
+    for example in pairs(40):
+        assert bool(example.test) == example.held_out != bool(example.teach)
+    assert sum(len(example.test) for example in pairs(40)) == 8
+
+
+def test_the_response_teaches_first_but_not_alone() -> None:
+    for example in pairs(10, prompt="a" * 30, response="b" * 30, max_length=90, tokens=9 * 8):
+        makes = [place for place in example.teach if place >= example.response - 1]
+        if not example.held_out:
+            assert (len(example.teach), len(makes)) == (8, 6)
+    for example in pairs(10, prompt="a" * 30, response="b", max_length=90, tokens=9 * 8):
+        if not example.held_out:
+            assert len(example.teach) == 8
+            assert {example.response - 1, example.response} <= set(example.teach)
+
+
+def test_no_more_texts_are_read_than_asked() -> None:
+    length = len(pairs(1)[0].ids)
+    made = pairs(40, read=5 * length)
+    assert sum(not example.held_out for example in made) == 5
+    assert sum(len(example.teach) for example in made) == 60
+    assert sum(not example.held_out for example in pairs(40, read=1)) == 1
+
+
 def test_the_same_seed_draws_the_same_tokens() -> None:
     assert examples() == examples()
     assert examples() != examples(seed=1)
@@ -48,7 +87,8 @@ def test_the_same_seed_draws_the_same_tokens() -> None:
 
 def test_a_class_without_text_is_refused() -> None:
     with pytest.raises(ValueError, match="'b' has no text"):
-        make_examples({"a": ["hello"], "b": [""]}, Letters(), max_tokens=1, max_length=9, tests_per_class=1, seed=0)
+        examples_of = {"a": ["hello"], "b": [""]}
+        make_examples(examples_of, Letters(), tokens=1, read=9, max_length=9, tests_per_class=1, seed=0)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 13, 30, 1000])

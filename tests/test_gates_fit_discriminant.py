@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from meteora_rs.gates.fit.discriminant import solve
-from meteora_rs.gates.fit.statistics import ClassStatistics
+from meteora_rs.gates.fit.statistics import BLOCK, ClassStatistics
 from torch import Tensor
 
 WIDTH, CLASSES = 12, 3
@@ -44,7 +44,7 @@ def dense(x: Tensor, labels: Tensor, shrinkage: float) -> Tensor:
 @pytest.mark.parametrize("shrinkage", [1e-3, 0.1])
 def test_equals_the_dense_form(per_class: list[int], shrinkage: float) -> None:
     x, labels, _ = clouds(per_class)
-    rows, biases = solve(summed(x, labels), shrinkage)
+    rows, biases = solve(summed(x, labels), [shrinkage])[0]
     assert rows.dtype == biases.dtype == torch.float32
     logits = x @ rows.double().T + biases.double()
     expected = dense(x, labels, shrinkage)
@@ -52,9 +52,27 @@ def test_equals_the_dense_form(per_class: list[int], shrinkage: float) -> None:
     assert difference.abs().max() < 2e-3 * expected.std()
 
 
+def test_each_shrinkage_is_solved_as_if_alone() -> None:
+    x, labels, _ = clouds([200, 150, 100])
+    several = solve(summed(x, labels), [1e-3, 0.1, 1.0])
+    for (rows, biases), shrinkage in zip(several, [1e-3, 0.1, 1.0], strict=True):
+        alone, alone_biases = solve(summed(x, labels), [shrinkage])[0]
+        assert torch.equal(rows, alone)
+        assert torch.equal(biases, alone_biases)
+
+
+def test_wide_inputs_are_summed_in_blocks() -> None:
+    x = torch.randn(50, 2 * BLOCK + 33, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels = torch.arange(CLASSES).repeat(17)[:50]
+    means = torch.stack([x[labels == c].mean(0) for c in range(CLASSES)])
+    weight = labels.bincount().double().reciprocal()[labels, None] / CLASSES
+    centred = x - means[labels]
+    assert torch.allclose(summed(x, labels).scatter(), centred.T @ (centred * weight), atol=1e-5)
+
+
 def test_recovers_gaussian_classes() -> None:
     x, labels, means = clouds([800] * CLASSES)
-    rows, biases = solve(summed(x, labels), 1e-3)
+    rows, biases = solve(summed(x, labels), [1e-3])[0]
     fresh, fresh_labels, _ = clouds([800] * CLASSES)
     right = (fresh.float() @ rows.T + biases).argmax(1) == fresh_labels
     assert right.double().mean() > 0.95
@@ -77,7 +95,7 @@ def test_a_far_pivot_does_not_drown_the_scatter() -> None:
 
 def test_inputs_without_variance_are_no_division_by_zero() -> None:
     x, labels = torch.ones(30, WIDTH), torch.arange(CLASSES).repeat(10)
-    rows, biases = solve(summed(x, labels), 0.01)
+    rows, biases = solve(summed(x, labels), [0.01])[0]
     assert not rows.any()
     assert not biases.any()
 
@@ -86,4 +104,4 @@ def test_an_activation_that_is_not_finite_is_named() -> None:
     x, labels, _ = clouds([20] * CLASSES)
     x[3, 3] = torch.inf
     with pytest.raises(ValueError, match=r"layers\.0\.q_proj is infinite or NaN"):
-        solve(summed(x, labels), 0.01, where="layers.0.q_proj")
+        solve(summed(x, labels), [0.01], where="layers.0.q_proj")

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from meteora_rs import Auto, Meteora, MeteoraConfig, Mix, attach
-from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, CapacityError
+from meteora_rs.errors import AdapterFormatError, AdapterInUseError, AdapterNotFoundError, CapacityError
 from meteora_rs.gates import TensorGate
 from tiny import adapter, equal, gate_rows, logits, prompt
 from transformers import PreTrainedModel
@@ -21,6 +21,36 @@ def test_gates_of_no_known_kind_change_nothing(loaded: Meteora) -> None:
     with pytest.raises(ValueError, match="kind"):
         loaded.set_gates({"math": gate_rows(loaded, 5)}, kind="arrow")
     assert equal(logits(loaded.model, prompt()), before)
+
+
+def test_the_base_is_a_class_until_its_row_is_taken_away(loaded: Meteora) -> None:
+    before = logits(loaded.model, prompt())
+    bare = {path: (torch.zeros_like(row), 1e6) for path, (row, _) in gate_rows(loaded, 5).items()}
+    loaded.set_gates({"__base__": bare})
+    assert loaded.base_is_class
+    with loaded.routing("__base__"):
+        base = logits(loaded.model, prompt())
+    with loaded.routing(Auto(), top_k=1):
+        assert equal(logits(loaded.model, prompt()), base)
+    loaded.set_gates({"__base__": None})
+    assert not loaded.base_is_class
+    assert equal(logits(loaded.model, prompt()), before)
+    with pytest.raises(AdapterFormatError, match="'math'"):
+        loaded.set_gates({"math": None})
+
+
+def test_a_request_may_have_its_own_top_k_and_temperature(model: PreTrainedModel) -> None:
+    outputs = []
+    for config in (MeteoraConfig(top_k=1), MeteoraConfig(top_k=2, temperature=3.0)):
+        meteora = attach(model, config)
+        for seed, name in enumerate(("a", "b")):
+            meteora.load_adapter(adapter(model, 8, seed=seed), name)
+        with meteora.routing(Auto(), top_k=2, temperature=3.0):
+            outputs.append(logits(model, prompt()))
+        with pytest.raises(ValueError, match="top_k"), meteora.routing(Auto(), top_k=0):
+            pass
+        meteora.detach()
+    assert equal(*outputs)
 
 
 def test_a_forward_never_sees_half_of_a_change_of_gates(loaded: Meteora) -> None:

@@ -4,6 +4,7 @@ meteora.json                     format version, config, bytes of the element in
                                  (4 where that is missing), shapes of the sites, adapters in order, hashes
 gates.safetensors                "<adapter>/<site path>.gate" [in] float32, "<adapter>/<site path>.gate_bias" [1];
                                  a site whose row equals its input group's leader's is left out
+statistics.safetensors           what the last fit kept for adapters that come later (`gates.fit.kept`); may be missing
 adapters/<name>/                 a PEFT folder
 """
 
@@ -28,10 +29,12 @@ from meteora_rs.peft_folder import write_peft_folder
 from meteora_rs.routes import BASE
 
 if TYPE_CHECKING:
+    from meteora_rs.gates.fit.kept import KeptStatistics
     from meteora_rs.meteora import Meteora
 
 FORMAT = 1
 MANIFEST, GATES, ADAPTERS = "meteora.json", "gates.safetensors", "adapters"
+STATISTICS = "statistics.safetensors"
 
 Rows = dict[str, tuple[Tensor, float]]
 
@@ -44,6 +47,7 @@ class Manifest:
     sites: dict[str, list[int]]
     adapters: list[dict[str, Any]]
     gates_sha256: str
+    statistics_sha256: str | None
     element_size: int
 
     def config_for(self, element_size: int) -> MeteoraConfig:
@@ -53,10 +57,11 @@ class Manifest:
         return replace(self.config, pool_rank=min(self.config.pool_rank * wider, LARGEST_POOL))
 
 
-def save_bundle(meteora: Meteora, folder: str | Path) -> None:
+def save_bundle(meteora: Meteora, folder: str | Path, *, statistics: bool) -> None:
     """Write a bundle; an existing one at `folder` is replaced only when the new one is whole.
 
     A link is followed: it then leads to the new bundle. The caller keeps adapters from being changed meanwhile.
+    With `statistics` also what a fit kept, if there was one.
 
     Raises:
         MeteoraError: `folder` is a file or no bundle, holds more than a bundle, or is or holds the working directory.
@@ -67,7 +72,7 @@ def save_bundle(meteora: Meteora, folder: str | Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        _write(meteora, scratch)
+        _write(meteora, scratch, meteora.statistics if statistics else None)
         os.chmod(scratch, 0o755)
         if target.exists():
             old = scratch.with_name(scratch.name + ".old")
@@ -97,13 +102,13 @@ def _check_target(target: Path) -> None:
     found = {path.name for path in target.iterdir()}
     if found and not (target / MANIFEST).is_file():
         raise MeteoraError(f"{target} exists and is no bundle (it has no {MANIFEST}); choose another folder")
-    if others := sorted(found - {MANIFEST, GATES, ADAPTERS}):
+    if others := sorted(found - {MANIFEST, GATES, STATISTICS, ADAPTERS}):
         raise MeteoraError(
             f"{target} holds more than a bundle ({others[0]}), which replacing it would delete; choose another folder"
         )
 
 
-def _write(meteora: Meteora, folder: Path) -> None:
+def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) -> None:
     adapters = []
     with meteora.routing(BASE):  # holds the snapshot while its rows are read
         for record in meteora.adapters():
@@ -111,6 +116,8 @@ def _write(meteora: Meteora, folder: Path) -> None:
             adapters.append({"name": record.name, "gate": record.gate, "pinned": record.pinned, "sha256": sha256})
         gates = _gate_tensors(meteora, meteora.gate_rows())
     save_file(gates, folder / GATES, metadata={"format": "pt"})
+    if statistics is not None:
+        statistics.save(folder / STATISTICS)
     manifest = {
         "format": FORMAT,
         "config": asdict(meteora.config),
@@ -118,6 +125,7 @@ def _write(meteora: Meteora, folder: Path) -> None:
         "sites": _shapes(meteora),
         "adapters": adapters,
         "gates_sha256": _sha256(folder / GATES),
+        "statistics_sha256": None if statistics is None else _sha256(folder / STATISTICS),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
@@ -142,7 +150,8 @@ def read_manifest(folder: str | Path) -> Manifest:
         if element_size not in (2, 4, 8):
             raise ValueError(f"element_size is 2, 4 or 8, not {element_size!r}")
         config = MeteoraConfig(**data["config"])
-        return Manifest(config, dict(data["sites"]), adapters, data["gates_sha256"], element_size)
+        hashes = data["gates_sha256"], data.get("statistics_sha256")
+        return Manifest(config, dict(data["sites"]), adapters, *hashes, element_size)
     except AdapterFormatError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -161,6 +170,13 @@ def load_bundle(meteora: Meteora, folder: str | Path, manifest: Manifest) -> Non
     gates_path = folder / GATES
     _compare_hash("gates", gates_path, manifest.gates_sha256)
     rows = _gate_rows(meteora, load_file(gates_path), gates_path)
+    statistics = None
+    if manifest.statistics_sha256 is not None:
+        from meteora_rs.gates.fit.kept import KeptStatistics
+
+        _compare_hash("statistics", folder / STATISTICS, manifest.statistics_sha256)
+        widths = {group.leader.path: group.leader.in_features for group in meteora.groups}
+        statistics = KeptStatistics.load(folder / STATISTICS, widths)
     for adapter in manifest.adapters:
         name, gate = adapter["name"], adapter["gate"]
         path = folder / ADAPTERS / name
@@ -168,13 +184,14 @@ def load_bundle(meteora: Meteora, folder: str | Path, manifest: Manifest) -> Non
         meteora.load_adapter(path, name, gate="arrow" if gate == "arrow" else "none")
         if adapter["pinned"]:
             meteora.pin_adapter(name)
-    for kind in ("tensors", "fitted"):
+    for kind in ("tensors", "fitted", "examples"):
         names = [adapter["name"] for adapter in manifest.adapters if adapter["gate"] == kind]
         if missing := [name for name in names if name not in rows]:
             raise AdapterFormatError(f"adapter {missing[0]!r}: no gate rows (file: {gates_path})")
         if kind == "fitted" and BASE in rows:
             names.append(BASE)
         meteora.set_gates({name: rows[name] for name in names}, kind=kind)
+    meteora.statistics = statistics
 
 
 def _sha256(path: Path) -> str:

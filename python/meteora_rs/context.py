@@ -93,14 +93,23 @@ class RoutingContext:
         """Whether no `routing()` is open here."""
         return self._var.get() is self.default
 
-    def plan(self, routes: Sequence[Route], trace: Trace | None) -> Plan:
-        """A plan for `routes` on the snapshot published now.
+    def plan(
+        self,
+        routes: Sequence[Route],
+        trace: Trace | None,
+        top_k: int | None = None,
+        temperature: float | None = None,
+    ) -> Plan:
+        """A plan for `routes` on the snapshot published now; what is None is as `attach` was told.
 
         Raises:
             AdapterNotFoundError, RouteError: see `Meteora.routing`.
         """
+        own_top_k, own_temperature = self._options
+        top_k = own_top_k if top_k is None else top_k
+        temperature = own_temperature if temperature is None else temperature
         with self.lock:
-            native = self._registry.plan([to_native(route) for route in routes], *self._options)
+            native = self._registry.plan([to_native(route) for route in routes], top_k, temperature)
         return Plan(native, trace)
 
     def refresh(self) -> None:

@@ -11,7 +11,7 @@ from meteora_rs.gates.none import NoGate
 from meteora_rs.gates.tensors import Row, TensorGate
 from meteora_rs.site import Site
 
-GateSource: TypeAlias = str | Mapping[str, Row]
+GateSource: TypeAlias = str | Mapping[str, Row] | Sequence[str | tuple[str, str]]
 
 
 __all__ = ["ArrowGate", "Gate", "GateSource", "NoGate", "TensorGate", "resolve"]
@@ -21,14 +21,14 @@ class Gate(Protocol):
     """A gate that has been checked against the sites and only needs a slot to be written to."""
 
     kind: str
-    """`arrow`, `none`, `tensors` or `fitted`."""
+    """`arrow`, `none`, `tensors`, `fitted` or `examples`."""
 
     def write(self, slot: int) -> None:
         """Fill row `slot` of every site's `gate` and `gate_bias`; must not fail."""
         ...
 
 
-def resolve(gate: GateSource, adapter: _native.Adapter, sites: Sequence[Site]) -> Gate:
+def resolve(gate: str | Mapping[str, Row], adapter: _native.Adapter, sites: Sequence[Site]) -> Gate:
     """The gate that `load_adapter(…, gate=…)` names: `"arrow"`, `"none"`, or a dict of tensors.
 
     Raises:

@@ -13,6 +13,7 @@ pub fn gate_kind(name: &str) -> PyResult<GateKind> {
         GateKind::Arrow,
         GateKind::Tensors,
         GateKind::Fitted,
+        GateKind::Examples,
     ]
     .into_iter()
     .find(|kind| kind.name() == name)

@@ -1,4 +1,4 @@
-"""One sweep of the model over the examples, with every input group's activations summed as they pass."""
+"""One sweep of the model over the examples, with input groups' activations summed as they pass."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ class GroupActivations:
     tests: list[Tensor] = field(default_factory=list)
     test_labels: list[Tensor] = field(default_factory=list)
 
+    @property
+    def kind(self) -> str:
+        """The projection that is called first."""
+        return self.path.rpartition(".")[2]
+
     def add(self, x: Tensor, batch: Batch) -> None:
         """Take what the batch's teaching and testing tokens have as input here; x is `[rows, length, in]`."""
         flat = x.detach().reshape(-1, x.shape[-1])
@@ -31,11 +36,9 @@ class GroupActivations:
         self.tests.append(flat[batch.test.to(x.device)])
         self.test_labels.append(labels[batch.test])
 
-    def accuracy(self, rows: Tensor, biases: Tensor) -> tuple[int, int]:
-        """How many of the test tokens these gates give to their own class, of how many."""
-        x, labels = torch.cat(self.tests).float(), torch.cat(self.test_labels)
-        chosen = (x @ rows.to(x.device).T + biases.to(x.device)).argmax(1).cpu()
-        return int((chosen == labels).sum()), len(labels)
+    def kept_back(self) -> tuple[Tensor, Tensor]:
+        """The test tokens `[N, in]` float32 on the CPU and their classes `[N]`."""
+        return torch.cat(self.tests).float().cpu(), torch.cat(self.test_labels)
 
 
 def collect(
@@ -52,7 +55,7 @@ def collect(
     # The head is a fifth of a small model's work, and no gate reads its output.
     body = getattr(model, "base_model", model)
     device = next(model.parameters()).device
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model):
         for batch in batches:
             with _listening(model, groups, batch), routing(batch):
                 body(input_ids=batch.ids.to(device), attention_mask=batch.mask.to(device), use_cache=False)
@@ -73,10 +76,12 @@ def _listening(model: nn.Module, groups: Sequence[GroupActivations], batch: Batc
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off and no gradients inside the block."""
     training = model.training
     model.eval()
     try:
-        yield
+        with torch.no_grad():
+            yield
     finally:
         model.train(training)

@@ -13,28 +13,37 @@ from torch import Tensor
 Text: TypeAlias = str | tuple[str, str]
 """A text, or a prompt with its response."""
 
+RESPONSE_SHARE = 0.75
+"""Of a pair's drawn tokens, how many at most come from where the response is made: answers are made there."""
+
+HELD_OUT, OF_TEXTS = 4, 8
+"""Texts of a class that never teach: at most so many, and at most one in eight."""
+
 
 @dataclass(frozen=True)
 class Example:
-    """One text of a class: its token ids, which of them teach, and which of them only test."""
+    """One text of a class: its token ids, where the response begins, which tokens teach, and which only test."""
 
     label: int
     ids: tuple[int, ...]
+    response: int
     teach: tuple[int, ...]
     test: tuple[int, ...]
+    held_out: bool
 
 
 @dataclass(frozen=True)
 class Batch:
     """Examples padded on the right, where causal attention never lets a pad reach a token.
 
-    ids and mask `[rows, length]` int64; labels `[rows]` int64; teach and test: flat indices into
+    ids and mask `[rows, length]` int64; labels and responses `[rows]` int64; teach and test: flat indices into
     rows · length. Neither holds a pad.
     """
 
     ids: Tensor
     mask: Tensor
     labels: Tensor
+    responses: Tensor
     teach: Tensor
     test: Tensor
 
@@ -43,46 +52,91 @@ def make_examples(
     data: Mapping[str, Sequence[Text]],
     tokenizer: Any,
     *,
-    max_tokens: int,
+    tokens: int,
+    read: int,
     max_length: int,
     tests_per_class: int,
     seed: int,
 ) -> list[Example]:
     """Tokenises every class and draws the tokens that teach and those that test, none of them both.
 
-    An example teaches with at most `max_tokens` of its tokens; at most `max_length` are read. Pairs become
-    prompt + response + end of text. Labels follow the order of `data`.
+    The texts of a class come in a drawn order, `HELD_OUT` of them first, which only test, then as many as fit into
+    `read` tokens (one at least); these teach with about `tokens` tokens together. A class with too few texts to
+    hold any out keeps a quarter of each text's drawn tokens back instead. Labels follow the order of `data`.
 
     Raises:
         ValueError: a class without a text of two tokens or more, or with something that is no text.
     """
     for name, texts in data.items():
-        for text in [texts] if isinstance(texts, str) else texts:
-            pair = isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
-            if isinstance(texts, str) or not (isinstance(text, str) or pair):
-                raise ValueError(f"{name!r}: a list of texts or (prompt, response) pairs is needed, not {text!r}")
+        check_texts(name, texts)
     draw = random.Random(seed)
     examples = []
     for label, (name, texts) in enumerate(data.items()):
-        encoded = [ids for text in texts if len(ids := encode(text, tokenizer)[:max_length]) > 1]
+        encoded = [pair for text in texts if len((pair := encode(text, tokenizer, max_length))[0]) > 1]
         if not encoded:
             raise ValueError(f"fit_gates: {name!r} has no text of two tokens or more")
-        reserved = -(-tests_per_class // len(encoded))
-        for ids in encoded:
-            # Never more than a quarter of a short text is kept back.
+        draw.shuffle(encoded)
+        held = min(HELD_OUT, len(encoded) // OF_TEXTS)
+        for ids, response in encoded[:held]:
+            drawn = _draw(draw, len(ids), response, -(-tests_per_class // held))
+            examples.append(Example(label, tuple(ids), response, (), tuple(sorted(drawn)), True))
+        taught = _within(encoded[held:], read)
+        share = -(-tokens // len(taught))
+        reserved = 0 if held else -(-tests_per_class // len(taught))
+        for ids, response in taught:
             kept = min(reserved, len(ids) // 4)
-            drawn = draw.sample(range(len(ids)), min(len(ids), max_tokens + kept))
-            examples.append(Example(label, tuple(ids), tuple(sorted(drawn[kept:])), tuple(sorted(drawn[:kept]))))
+            drawn = _draw(draw, len(ids), response, share + kept)
+            teach, test = tuple(sorted(drawn[kept:])), tuple(sorted(drawn[:kept]))
+            examples.append(Example(label, tuple(ids), response, teach, test, False))
     return examples
 
 
-def encode(text: Text, tokenizer: Any) -> list[int]:
-    """The token ids of a text, or of prompt + response + end of text."""
+def check_texts(name: str, texts: Sequence[Text]) -> None:
+    """Refuse what is no list of texts.
+
+    Raises:
+        ValueError: a string instead of a list, or an item that is neither a text nor a pair of texts.
+    """
+    for text in [texts] if isinstance(texts, str) else texts:
+        pair = isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
+        if isinstance(texts, str) or not (isinstance(text, str) or pair):
+            raise ValueError(f"{name!r}: a list of texts or (prompt, response) pairs is needed, not {text!r}")
+
+
+def encode(text: Text, tokenizer: Any, max_length: int) -> tuple[list[int], int]:
+    """At most `max_length` token ids of a text, or of prompt + response + end of text, and where the response begins.
+
+    A long pair loses the beginning of its prompt, so that the response stays; a long text loses its end. A text
+    without a prompt is all response.
+    """
     if isinstance(text, str):
-        return list(tokenizer(text)["input_ids"])
-    prompt, response = text
-    ids = tokenizer(prompt)["input_ids"] + tokenizer(response, add_special_tokens=False)["input_ids"]
-    return [*ids, tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else ids
+        return list(tokenizer(text)["input_ids"])[:max_length], 0
+    prompt = list(tokenizer(text[0])["input_ids"])
+    response = list(tokenizer(text[1], add_special_tokens=False)["input_ids"])
+    if tokenizer.eos_token_id is not None:
+        response.append(tokenizer.eos_token_id)
+    response = response[: max(1, max_length - min(len(prompt), max_length // 2))]
+    prompt = prompt[max(0, len(prompt) + len(response) - max_length) :]
+    return prompt + response, len(prompt)
+
+
+def _within(encoded: list[tuple[list[int], int]], read: int) -> list[tuple[list[int], int]]:
+    total = 0
+    for count, (ids, _) in enumerate(encoded):
+        total += len(ids)
+        if count and total > read:
+            return encoded[:count]
+    return encoded
+
+
+def _draw(draw: random.Random, length: int, response: int, count: int) -> list[int]:
+    """`count` places of a text, at most all; those that make the response (its tokens and the one before) first."""
+    first = max(0, response - 1)
+    of_response = min(length - first, max(round(count * RESPONSE_SHARE), count - first))
+    places = draw.sample(range(first, length), min(of_response, count))
+    places += draw.sample(range(first), min(first, count - len(places)))
+    draw.shuffle(places)
+    return places
 
 
 def batches(examples: Sequence[Example], batch_tokens: int) -> Iterator[Batch]:
@@ -106,5 +160,11 @@ def _pad(rows: Sequence[Example]) -> Batch:
         mask[row, : len(example.ids)] = 1
     teach = [row * length + place for row, example in enumerate(rows) for place in example.teach]
     test = [row * length + place for row, example in enumerate(rows) for place in example.test]
-    labels = torch.tensor([example.label for example in rows])
-    return Batch(ids, mask, labels, torch.tensor(teach, dtype=torch.int64), torch.tensor(test, dtype=torch.int64))
+    return Batch(
+        ids,
+        mask,
+        torch.tensor([example.label for example in rows]),
+        torch.tensor([example.response for example in rows]),
+        torch.tensor(teach, dtype=torch.int64),
+        torch.tensor(test, dtype=torch.int64),
+    )

@@ -3,66 +3,85 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from meteora_rs.context import Plan
-from meteora_rs.routes import BASE, Auto, to_native
+from meteora_rs.routes import BASE, Auto
 
-from .collect import GroupActivations, collect
-from .data import Batch, Example, Text, batches, make_examples
-from .discriminant import solve
-from .report import FitReport, PassReport
-from .statistics import ClassStatistics
+from .data import Batch, Example, Text, make_examples
+from .general import general_texts
+from .kept import KeptStatistics, keep_group
+from .report import FitReport, PassReport, by_kind, make_report
+from .sweeps import Gates, Lessons, run_pass, sweeps
+from .temperature import choose_temperature
 from .trial import restored_on_failure
 
 if TYPE_CHECKING:
     from meteora_rs.meteora import Meteora
 
-# Whole activations kept back for each class, to judge a pass by.
 TESTS_PER_CLASS = 64
+"""Whole activations of each class, to choose the shrinkage and judge a pass by."""
 
-Gates = dict[str, dict[str, tuple[Tensor, float]]]
+SHRINKAGES = (1e-3, 1e-2, 1e-1)
+FIRST_SHRINKAGE = 1e-2
+FIRST_SHARE = 3
+"""All passes but the last read one text in three: their gates only bring the last one about the right activations."""
 
 
 def fit_gates(
     meteora: Meteora,
     data: Mapping[str, Sequence[Text]],
     *,
+    base: str | None = "general",
     tokenizer: Any = None,
     passes: int = 2,
-    shrinkage: float = 0.01,
-    max_tokens: int = 24,
+    shrinkage: float | None = None,
+    temperature: float | None = None,
+    tokens: int = 1500,
+    read: int = 3000,
     max_length: int = 512,
     batch_tokens: int = 2048,
+    memory_budget: int = 2 << 30,
     seed: int = 0,
     progress: bool = True,
 ) -> FitReport:
-    """Fits the gates of the adapters in `data`, and of the base if `"__base__"` is there, from its texts.
+    """Fits the gates of the adapters in `data`, and the base as a class of its own, from texts.
 
     For every input group, with the activations x of each class:
 
-        W_c = S⁻¹ (mean_c - m),   b_c = -W_c · (m + mean_c) / 2        (`discriminant.solve`)
+        W_c = S⁻¹ (mean_c - m) / T,   b_c = -W_c · (m + mean_c) / 2        (`discriminant.solve`)
 
     The first pass takes activations with the sample's own adapter in every layer; each further pass takes
     them with the gates just fitted, one adapter a token, since that is what the gates will meet; the last
-    pass alone counts. Adapters that `data` leaves out keep their gates. Deterministic for one seed.
+    pass alone counts. Shrinkage, for each kind of input, and T are chosen on texts that never teach (four of a
+    class that has 32 or more): the first by the share of their tokens routed right, T by the model's loss on their
+    responses when tokens mix adapters (`top_k` ≥ 2; the choice of adapters does not depend on T). Deterministic for
+    one seed.
+
+    Adapters that `data` leaves out keep their gates, which are on another scale, and so compete badly or too well
+    with the fitted ones: fit all adapters that `Auto()` shall choose among, give the others `gate="none"`, or name
+    those that were fitted together in `Auto(only=…)`.
 
     Args:
-        data: for each adapter (and `"__base__"`) texts or (prompt, response) pairs; 60 do.
+        data: for each adapter (and `"__base__"`) texts or (prompt, response) pairs; 60 do. Responses count most.
+        base: `"general"`: where `data` has no `"__base__"`, the texts that come with the package make the base a
+            class, so that text which belongs to no adapter is left to the base. None: no such class; an older one
+            is switched off.
         tokenizer: the model's own by default.
         passes: 1 or more.
-        shrinkage: share of the mean variance added to the scatter's diagonal, above 0.
-        max_tokens: tokens of a text to learn from, drawn at random from prompt and response.
+        shrinkage: share of the mean variance added to the scatter's diagonal, above 0; None: chosen.
+        temperature: T, above 0; None: chosen.
+        tokens: of each class, to learn from.
+        read: tokens of each class to read at most; texts beyond are left out.
         max_length: tokens of a text to read.
         batch_tokens: tokens to read at once.
+        memory_budget: bytes for statistics and kept-back activations, 2 GiB by default. If they do not fit, a pass
+            is several sweeps over the texts, each for some layers: the same gates, more time. Solving takes
+            24 · width² bytes beside it.
         progress: show a bar with the time left.
 
     Raises:
@@ -73,105 +92,113 @@ def fit_gates(
     Any exception, Ctrl-C included, leaves the gates as they were.
     Source: MeteoRA, arXiv 2405.13053, section 3.3 trains the same objective by gradient descent.
     """
+    data = _with_base(data, base)
     if len(data) < 2:
         raise ValueError("fit_gates: needs two classes or more, for example an adapter and '__base__'")
-    if passes < 1 or shrinkage <= 0 or min(max_tokens, max_length, batch_tokens) < 1:
+    if passes < 1 or not (shrinkage is None or shrinkage > 0) or min(tokens, read, max_length, batch_tokens) < 1:
         raise ValueError("fit_gates: passes and token counts must be at least 1, shrinkage above 0")
+    if memory_budget < 1 or not (temperature is None or temperature > 0):
+        raise ValueError("fit_gates: memory_budget must be at least 1, temperature above 0")
     for name in data:
         if name != BASE:
             meteora.adapter(name)
     meteora.set_gates({})  # refused while a request is running: better now than after a pass
+    names = list(data)
     examples = make_examples(
         data,
-        tokenizer if tokenizer is not None else _own_tokenizer(meteora),
-        max_tokens=max_tokens,
+        tokenizer if tokenizer is not None else own_tokenizer(meteora),
+        tokens=tokens,
+        read=read,
         max_length=max_length,
         tests_per_class=TESTS_PER_CLASS,
         seed=seed,
     )
-    lessons = Lessons(list(data), list(batches(examples, batch_tokens)), _counts(examples, len(data)))
-    total = passes * sum(len(example.ids) for example in examples)
-    reports = []
+    first, last = Lessons(names, _some(examples), batch_tokens), Lessons(names, examples, batch_tokens)
+    lessons = [first] * (passes - 1) + [last]
+    total = sum(each.read * len(list(sweeps(meteora, each, memory_budget))) for each in lessons)
+    # Adapters outside the fit have logits on another scale; they must not take tokens here.
+    fitted = Auto(only=[name for name in names if name != BASE])
     with (
         tqdm(total=total, unit="token", unit_scale=True, disable=not progress) as bar,
-        restored_on_failure(meteora, lessons.names),
+        restored_on_failure(meteora, [*names, BASE]),
     ):
-        for number in range(passes):
+        if BASE not in data:
+            meteora.set_gates({BASE: None})
+        reports = []
+        for number, each in enumerate(lessons):
             bar.set_description(f"fitting gates, pass {number + 1} of {passes}")
-            routing = _gated if number else _named
-            gates, report = _one_pass(meteora, lessons, routing(meteora, lessons.names), shrinkage, bar)
-            meteora.set_gates(gates)
-            reports.append(report)
+            start = time.perf_counter()
+            routing = _gated(meteora, fitted) if number else _named(meteora, names)
+            given = shrinkage or (FIRST_SHRINKAGE if each is first else None)
+            tried = SHRINKAGES if given is None else (given,)
+            solved = run_pass(
+                meteora, each, routing, tried, memory_budget, bar.update, keep_group if each is last else None
+            )
+            meteora.set_gates(solved.gates(names))
+            reports.append(PassReport(time.perf_counter() - start, by_kind(solved)))
+        start = time.perf_counter()
+        losses: dict[str, float] = {}
+        if temperature is None:
+            bar.set_description("fitting gates, temperature")
+            temperature, losses = choose_temperature(meteora, examples, fitted, bar.set_postfix_str)
+            bar.set_postfix_str("")
+        meteora.set_gates(_sharpened(solved.gates(names), temperature))
+        meteora.statistics = KeptStatistics(names, len(names), temperature, solved.shrinkage(), solved.kept)
     texts = {name: len(texts) for name, texts in data.items()}
-    return FitReport(texts, dict(zip(data, lessons.counts.int().tolist(), strict=True)), reports)
+    seconds = time.perf_counter() - start
+    return make_report(names, texts, last.counts, reports, solved, temperature, losses, seconds)
 
 
-@dataclass(frozen=True)
-class Lessons:
-    """What every pass reads: batches, the names of the labels, and how many tokens teach each class."""
+def own_tokenizer(meteora: Meteora) -> Any:
+    """The tokenizer that lies where the model is from.
 
-    names: list[str]
-    packed: list[Batch]
-    counts: Tensor
+    Raises:
+        ValueError: the model doesn't say where it is from, or there is none.
+    """
+    from transformers import AutoTokenizer
+
+    name = getattr(meteora.model.config, "_name_or_path", "")
+    if not name:
+        raise ValueError("the model does not say where it is from; give tokenizer=")
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no tokenizer found at {name!r} ({error}); give tokenizer=") from error
 
 
-def _counts(examples: Sequence[Example], classes: int) -> Tensor:
-    counts = torch.zeros(classes, dtype=torch.float64)
+def _with_base(data: Mapping[str, Sequence[Text]], base: str | None) -> Mapping[str, Sequence[Text]]:
+    if base not in ("general", None):
+        raise ValueError(f"fit_gates: base must be 'general' or None, not {base!r}; own texts: data['__base__']")
+    if base is None and BASE in data:
+        raise ValueError("fit_gates: base=None means no class for the base, but data has '__base__'")
+    return {**data, BASE: general_texts()} if base == "general" and BASE not in data else data
+
+
+def _some(examples: Sequence[Example]) -> list[Example]:
+    """Every third text of those that teach, one of each class at least, with all its tokens but those that test."""
+    seen: dict[int, int] = {}
+    some = []
     for example in examples:
-        counts[example.label] += len(example.teach)
-    return counts
+        if not example.held_out:
+            if seen.get(example.label, 0) % FIRST_SHARE == 0:
+                places = set(range(len(example.ids))) - set(example.test)
+                some.append(replace(example, teach=tuple(sorted(places))))
+            seen[example.label] = seen.get(example.label, 0) + 1
+    return some
 
 
-def _one_pass(
-    meteora: Meteora,
-    lessons: Lessons,
-    routing: Callable[[Batch], AbstractContextManager[Any]],
-    shrinkage: float,
-    bar: tqdm[Any],
-) -> tuple[Gates, PassReport]:
-    start = time.perf_counter()
-    leaders = [group.leader for group in meteora.groups]
-    groups = [GroupActivations(site.path, ClassStatistics(site.in_features, lessons.counts)) for site in leaders]
-    collect(meteora.model, groups, lessons.packed, routing, bar.update)
-    bar.set_postfix_str("solving")
-    gates: Gates = {name: {} for name in lessons.names}
-    right: dict[str, int] = defaultdict(int)
-    of: dict[str, int] = defaultdict(int)
-    for group in groups:
-        rows, biases = solve(group.statistics, shrinkage, where=group.path)
-        kind = group.path.rpartition(".")[2]
-        hits, tests = group.accuracy(rows, biases)
-        right[kind] += hits
-        of[kind] += tests
-        for name, row, bias in zip(lessons.names, rows.cpu(), biases.tolist(), strict=True):
-            gates[name][group.path] = (row, bias)
-    bar.set_postfix_str("")
-    accuracy = {kind: right[kind] / of[kind] for kind in of if of[kind]}
-    return gates, PassReport(time.perf_counter() - start, accuracy)
+def _sharpened(gates: Gates, temperature: float) -> Gates:
+    """Logits divided by T: the same adapters are chosen, and the softmax over them is that of T."""
+    return {
+        name: {path: (row / temperature, bias / temperature) for path, (row, bias) in rows.items()}
+        for name, rows in gates.items()
+    }
 
 
 def _named(meteora: Meteora, names: Sequence[str]) -> Callable[[Batch], AbstractContextManager[Any]]:
     return lambda batch: meteora.routing([names[label] for label in batch.labels.tolist()])
 
 
-def _gated(meteora: Meteora, names: Sequence[str]) -> Callable[[Batch], AbstractContextManager[Any]]:
-    # Adapters outside the fit have logits on another scale; they must not take tokens here.
-    fitted = to_native(Auto(only=[name for name in names if name != BASE]))
-
-    def routing(_: Batch) -> AbstractContextManager[Any]:
-        # One adapter a token, whatever the model's own top_k: every token's error then shows in full.
-        return meteora._context.enter(Plan(meteora._registry.plan([fitted], 1, 1.0), None))
-
-    return routing
-
-
-def _own_tokenizer(meteora: Meteora) -> Any:
-    from transformers import AutoTokenizer
-
-    name = getattr(meteora.model.config, "_name_or_path", "")
-    if not name:
-        raise ValueError("fit_gates: the model does not say where it is from; give tokenizer=")
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"fit_gates: no tokenizer found at {name!r} ({error}); give tokenizer=") from error
+def _gated(meteora: Meteora, fitted: Auto) -> Callable[[Batch], AbstractContextManager[Any]]:
+    # One adapter a token, whatever the model's own top_k: every token's error then shows in full.
+    return lambda _: meteora.routing(fitted, top_k=1)

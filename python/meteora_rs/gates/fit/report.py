@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .sweeps import Solved, recall
+
+TWIN_SHARE = 0.1
+"""Two classes are near twins if more than this share of the one's held-out tokens goes to the other."""
 
 
 @dataclass(frozen=True)
 class PassReport:
     """One pass: how long it took, and how well its gates give kept-back tokens to their own class.
 
-    accuracy: by kind of input (the projection that is called first), the share of right choices over all
-    layers, on tokens of the same texts that the pass did not learn from; empty if no text can spare any.
+    accuracy: by kind of input (the projection that is called first), the mean over the classes of the share of right
+    choices over all layers; empty if no text can spare a token.
     """
 
     seconds: float
@@ -19,20 +29,117 @@ class PassReport:
 
 
 @dataclass(frozen=True)
-class FitReport:
-    """A finished fit: for each class (adapters and the base) its texts and the tokens it learned from."""
+class Twins:
+    """Two classes that the gates take for each other: `share` of `name`'s held-out tokens go to `other`."""
 
+    name: str
+    other: str
+    share: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name!r} loses {self.share:.0%} of its tokens to {self.other!r}: give both more texts that differ, "
+            "or serve one of them by name"
+        )
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """A finished fit, judged on tokens of texts that it did not learn from (of the same texts, if there are few).
+
+    texts, tokens: for each class (adapters and the base) what was given and how many tokens taught.
+    accuracy: `{class: {kind of input: share}}` of held-out tokens given to their own class, over all layers.
+    confusion: `[class, class]`, the share of the row's held-out tokens given to the column, mean over sites.
+    shrinkage: chosen for each kind of input; temperature: folded into the gates; losses: nats a token of held-out
+    responses by temperature, and at top_k=1; empty if the temperature was given, or no text could be held out.
+    """
+
+    classes: list[str]
     texts: dict[str, int]
     tokens: dict[str, int]
     passes: Sequence[PassReport]
+    accuracy: dict[str, dict[str, float]]
+    confusion: list[list[float]]
+    shrinkage: dict[str, float]
+    temperature: float
+    losses: dict[str, float]
+    temperature_seconds: float
 
     @property
     def seconds(self) -> float:
-        """The time of all passes."""
-        return sum(each.seconds for each in self.passes)
+        """The time of all passes and of the choice of temperature."""
+        return sum(each.seconds for each in self.passes) + self.temperature_seconds
+
+    @property
+    def twins(self) -> list[Twins]:
+        """The near twins, worst first."""
+        found = [
+            Twins(name, other, self.confusion[i][j])
+            for i, name in enumerate(self.classes)
+            for j, other in enumerate(self.classes)
+            if i != j and self.confusion[i][j] > TWIN_SHARE
+        ]
+        return sorted(found, key=lambda pair: -pair.share)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, JSON-ready."""
+        twins = [asdict(pair) | {"advice": str(pair)} for pair in self.twins]
+        return {**asdict(self), "seconds": self.seconds, "twins": twins}
+
+    def plot(self, path: str | Path) -> None:
+        """Write the confusion matrix and the accuracies as a picture (needs matplotlib)."""
+        from .report_plot import plot_report
+
+        plot_report(self, path)
 
     def __str__(self) -> str:
         classes = [f"{name} ({count} texts, {self.tokens[name]} tokens)" for name, count in self.texts.items()]
         shares = [f"{kind} {share:.3f}" for kind, share in self.passes[-1].accuracy.items()]
         right = ", ".join(shares) or "none kept"
-        return f"fitted in {self.seconds:.0f} s: {', '.join(classes)}; kept-back tokens routed right: {right}"
+        lines = [f"fitted in {self.seconds:.0f} s: {', '.join(classes)}; kept-back tokens routed right: {right}"]
+        shrunk = ", ".join(f"{kind} {value:g}" for kind, value in self.shrinkage.items())
+        lines.append(f"shrinkage: {shrunk}; temperature: {self.temperature:g}")
+        return "\n".join([*lines, *(f"near twins: {pair}" for pair in self.twins)])
+
+
+def by_kind(solved: Solved) -> dict[str, float]:
+    """`PassReport.accuracy` of the chosen shrinkages."""
+    chosen = solved.chosen()
+    kinds = {kind: each[chosen[kind]] for kind, each in solved.confusions.items()}
+    return {kind: float(recall(each)) for kind, each in kinds.items() if each.any()}
+
+
+def make_report(
+    names: list[str],
+    texts: dict[str, int],
+    tokens: Tensor,
+    passes: Sequence[PassReport],
+    solved: Solved,
+    temperature: float,
+    losses: dict[str, float],
+    temperature_seconds: float,
+) -> FitReport:
+    """The report of a fit whose last pass is `solved`."""
+    chosen = solved.chosen()
+    kinds = {kind: _shares(each[chosen[kind]]) for kind, each in solved.confusions.items()}
+    sites: dict[str, int] = {}
+    for path in solved.rows:
+        kind = path.rpartition(".")[2]
+        sites[kind] = sites.get(kind, 0) + 1
+    mean = torch.stack([kinds[kind] * count for kind, count in sites.items()]).sum(0) / sum(sites.values())
+    return FitReport(
+        classes=names,
+        texts=texts,
+        tokens=dict(zip(names, tokens.int().tolist(), strict=True)),
+        passes=passes,
+        accuracy={name: {kind: float(each[i, i]) for kind, each in kinds.items()} for i, name in enumerate(names)},
+        confusion=mean.tolist(),
+        shrinkage={kind: solved.shrinkages[index] for kind, index in chosen.items()},
+        temperature=temperature,
+        losses=losses,
+        temperature_seconds=temperature_seconds,
+    )
+
+
+def _shares(counts: Tensor) -> Tensor:
+    return counts.double() / counts.sum(-1, keepdim=True).clamp(min=1)

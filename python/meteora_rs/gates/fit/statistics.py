@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+BLOCK = 384
+"""Columns that are multiplied at once: of a symmetric product only the blocks up to the diagonal are needed."""
+
 
 class ClassStatistics:
     """Class means and the shared scatter of one input, summed as batches come in.
@@ -25,6 +28,11 @@ class ClassStatistics:
         self._sums = torch.zeros(len(counts), width)
         self._squares = torch.zeros(width, width)
 
+    @staticmethod
+    def bytes(width: int, classes: int) -> int:
+        """What the sums of one input take."""
+        return width * (width + classes) * 4
+
     def add(self, x: Tensor, labels: Tensor) -> None:
         """Count tokens x `[N, width]` of any float dtype, with their classes `[N]` int64."""
         if len(x) == 0:
@@ -37,7 +45,10 @@ class ClassStatistics:
         weight = self._weight.to(x.device)[labels.to(x.device), None]
         self._sums.index_add_(0, labels.to(x.device), centred * weight)
         centred *= weight.sqrt()
-        self._squares.addmm_(centred.T, centred)
+        for start in range(0, x.shape[1], BLOCK):
+            rows = centred[:, start : start + BLOCK]
+            stop = start + rows.shape[1]
+            self._squares[start:stop, :stop].addmm_(rows.T, centred[:, :stop])
 
     def means(self) -> Tensor:
         """The class means, `[C, width]` float64; zeros before the first token."""
@@ -46,5 +57,7 @@ class ClassStatistics:
 
     def scatter(self) -> Tensor:
         """The mean of the classes' own covariances, `[width, width]` float64."""
+        lower = self._squares.double().tril_()
+        squares = lower + lower.tril(-1).T
         sums = self._sums.double()
-        return (self._squares.double() - sums.T @ sums) / len(self.counts)
+        return squares.addmm_(sums.T, sums, alpha=-1.0).div_(len(self.counts))

@@ -31,7 +31,7 @@ def restored_on_failure(meteora: Meteora, names: Sequence[str]) -> Iterator[None
     except BaseException:
         live = {record.name: (record.slot, record.id) for record in meteora.adapters()}
         kept = [i for i, name in enumerate(before) if live.get(name) == before[name]]
-        with meteora._writer:
+        with meteora._writer, meteora._context.lock:
             meteora._context.release_default()
             places = [*kept, len(before)]
             for site, (gate, bias, kind) in zip(meteora.sites, saved, strict=True):

@@ -15,8 +15,10 @@ pub enum GateKind {
     Arrow,
     /// Tensors that the user brought.
     Tensors,
-    /// Fitted on examples.
+    /// Fitted with the others, on many texts.
     Fitted,
+    /// Computed from a few examples and the others' statistics.
+    Examples,
 }
 
 impl GateKind {
@@ -27,6 +29,7 @@ impl GateKind {
             GateKind::Arrow => "arrow",
             GateKind::Tensors => "tensors",
             GateKind::Fitted => "fitted",
+            GateKind::Examples => "examples",
         }
     }
 }

@@ -1,0 +1,12 @@
+"""The general text that comes with the package: what no adapter should touch."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+
+
+def general_texts() -> list[tuple[str, str]]:
+    """120 short (prompt, response) pairs on all sorts of subjects, in several prompt formats."""
+    lines = files(__package__).joinpath("general.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(item["prompt"], item["response"]) for item in map(json.loads, lines)]

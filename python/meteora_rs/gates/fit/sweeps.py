@@ -1,0 +1,138 @@
+"""One pass over the examples: sweeps over groups of layers within a memory budget, then rows for every shrinkage."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .collect import GroupActivations, collect
+from .data import Batch, Example, batches
+from .discriminant import Rows, solve
+from .statistics import ClassStatistics
+
+if TYPE_CHECKING:
+    from meteora_rs.meteora import Meteora
+    from meteora_rs.site import Site
+
+Gates = dict[str, dict[str, tuple[Tensor, float]]]
+ENOUGH = 0.005
+Routing = Callable[[Batch], AbstractContextManager[Any]]
+
+
+class Lessons:
+    """What a pass reads: batches, the names of the labels, and how many tokens teach and test each class."""
+
+    def __init__(self, names: Sequence[str], examples: Sequence[Example], batch_tokens: int) -> None:
+        self.names = list(names)
+        self.packed: list[Batch] = list(batches(examples, batch_tokens))
+        self.read = sum(len(example.ids) for example in examples)
+        self.counts = torch.zeros(len(names), dtype=torch.float64)
+        self.tests = 0
+        for example in examples:
+            self.counts[example.label] += len(example.teach)
+            self.tests += len(example.test)
+
+
+@dataclass
+class Solved:
+    """A pass's outcome: for each input group rows for each shrinkage; for each kind of input what they get right.
+
+    confusions: `{kind: [shrinkages, C, C]}`, kept-back tokens of the class in the row that were given to the class
+    in the column, over all layers. kept: what `keep` made of each group.
+    """
+
+    shrinkages: Sequence[float]  # ascending
+    rows: dict[str, list[Rows]] = field(default_factory=dict)
+    confusions: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    def chosen(self) -> dict[str, int]:
+        """For each kind the index of the largest shrinkage whose mean recall is within `ENOUGH` of the best.
+
+        Differences below that are noise among a few texts, and a larger one carries over better.
+        """
+        recalls = {kind: recall(each) for kind, each in self.confusions.items()}
+        return {kind: int((each >= each.max() - ENOUGH).nonzero().max()) for kind, each in recalls.items()}
+
+    def shrinkage(self) -> dict[str, float]:
+        """The chosen shrinkage of each group."""
+        chosen = self.chosen()
+        return {path: self.shrinkages[chosen[path.rpartition(".")[2]]] for path in self.rows}
+
+    def gates(self, names: Sequence[str]) -> Gates:
+        """The rows of the chosen shrinkages in the form of `Meteora.set_gates`."""
+        chosen = self.chosen()
+        gates: Gates = {name: {} for name in names}
+        for path, candidates in self.rows.items():
+            rows, biases = candidates[chosen[path.rpartition(".")[2]]]
+            for name, row, bias in zip(names, rows, biases.tolist(), strict=True):
+                gates[name][path] = (row, bias)
+        return gates
+
+
+def recall(confusion: Tensor) -> Tensor:
+    """The mean over the classes of the share that is given to its own class; `[…, C, C]` to `[…]`."""
+    totals = confusion.sum(-1)
+    shares = confusion.diagonal(dim1=-2, dim2=-1) / totals.clamp(min=1)
+    return shares.sum(-1) / (totals > 0).sum(-1).clamp(min=1)
+
+
+def run_pass(
+    meteora: Meteora,
+    lessons: Lessons,
+    routing: Routing,
+    shrinkages: Sequence[float],
+    memory_budget: int,
+    done: Callable[[int], object],
+    keep: Callable[[GroupActivations], Any] | None = None,
+) -> Solved:
+    """Reads all examples under `routing` and solves every group; `keep` says what is left of its activations."""
+    solved = Solved(shrinkages)
+    confusions: dict[str, Tensor] = defaultdict(
+        lambda: torch.zeros(len(shrinkages), len(lessons.names), len(lessons.names), dtype=torch.int64)
+    )
+    for group in swept(meteora, lessons, routing, memory_budget, done):
+        candidates = solve(group.statistics, shrinkages, where=group.path)
+        solved.rows[group.path] = [(rows.cpu(), biases.cpu()) for rows, biases in candidates]
+        x, labels = group.kept_back()
+        for index, (rows, biases) in enumerate(solved.rows[group.path]):
+            given = (x @ rows.T + biases).argmax(1)
+            confusions[group.kind][index].index_put_((labels, given), torch.ones(()).long(), accumulate=True)
+        if keep is not None:
+            solved.kept[group.path] = keep(group)
+    solved.confusions = dict(confusions)
+    return solved
+
+
+def swept(
+    meteora: Meteora, lessons: Lessons, routing: Routing, memory_budget: int, done: Callable[[int], object]
+) -> Iterator[GroupActivations]:
+    """Every input group's activations under `routing`, from one sweep for each set of groups that fits the budget."""
+    for sites in sweeps(meteora, lessons, memory_budget):
+        groups = [GroupActivations(site.path, ClassStatistics(site.in_features, lessons.counts)) for site in sites]
+        collect(meteora.model, groups, lessons.packed, routing, done)
+        groups.reverse()
+        while groups:  # each is freed before the next is solved
+            yield groups.pop()
+
+
+def sweeps(meteora: Meteora, lessons: Lessons, memory_budget: int) -> Iterator[list[Site]]:
+    """The leaders of the input groups, in the model's order, in sets whose statistics fit the budget (one at least)."""
+    element = next(meteora.model.parameters()).element_size()
+    waiting: list[Site] = []
+    taken = 0
+    for site in (group.leader for group in meteora.groups):
+        width = site.in_features
+        needed = ClassStatistics.bytes(width, len(lessons.names)) + lessons.tests * width * element
+        if waiting and taken + needed > memory_budget:
+            yield waiting
+            waiting, taken = [], 0
+        waiting.append(site)
+        taken += needed
+    yield waiting

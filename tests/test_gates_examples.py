@@ -1,0 +1,206 @@
+"""An adapter that comes with a few examples: a row from what the last fit kept, and nothing else moved."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import meteora_rs
+import pytest
+import torch
+from meteora_rs import Auto, Meteora
+from meteora_rs.errors import AdapterFormatError, AdapterInUseError, AdapterNotFoundError, MeteoraError
+from meteora_rs.gates.examples import HARM, balanced_bias
+from meteora_rs.gates.fit import fit_gates
+from meteora_rs.gates.fit.kept import KeptStatistics, low_rank
+from tiny_numbers import ALPHABETS, Numbers, adapter, attached, drawn, texts
+from torch import Tensor
+
+THIRD = range(47, 50)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A model this small gains nothing from threads, and waits for them where cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def fitted() -> Meteora:
+    meteora = attached()
+    fit_gates(meteora, texts(0), tokenizer=Numbers(), progress=False, temperature=0.5)
+    return meteora
+
+
+def examples(alphabet: range = THIRD, count: int = 32) -> list[str]:
+    return drawn(random.Random(5), alphabet, count)
+
+
+def load(meteora: Meteora, name: str = "third", **options: Any) -> meteora_rs.AdapterRecord:
+    torch.manual_seed(9)
+    options = {"gate": examples(), "tokenizer": Numbers(), **options}
+    return meteora.load_adapter(adapter(meteora), name, **options)
+
+
+def rows(meteora: Meteora, name: str) -> list[Tensor]:
+    return [torch.cat([row, torch.tensor([bias])]) for row, bias in meteora.gate_rows()[name].values()]
+
+
+def shares(meteora: Meteora, alphabet: range) -> dict[str, float]:
+    with torch.no_grad(), meteora.trace() as trace, meteora.routing(Auto(), top_k=1):
+        for text in drawn(random.Random(6), alphabet, 8):
+            meteora.model(input_ids=torch.tensor([Numbers()(text)["input_ids"]]))
+    return {name: each.share for name, each in trace.summary().items()}
+
+
+def test_a_row_that_routes_and_moves_no_other() -> None:
+    meteora = fitted()
+    before = {name: rows(meteora, name) for name in meteora.gate_rows()}
+    record = load(meteora)
+    assert (record.name, record.gate, record.routable) == ("third", "examples", True)
+    for name, old in before.items():
+        assert all(torch.equal(a, b) for a, b in zip(old, rows(meteora, name), strict=True))
+    assert [r.name for r in meteora.adapters()] == ["first", "second", "third"]
+    assert shares(meteora, THIRD)["third"] > 0.6
+    assert shares(meteora, ALPHABETS["first"]).get("third", 0.0) < 0.1
+    assert shares(meteora, ALPHABETS["second"]).get("third", 0.0) < 0.1
+
+
+def test_comes_while_a_request_is_running_and_does_not_touch_it() -> None:
+    meteora = fitted()
+    ids = torch.tensor([[44, 45, 46, 47, 48]])
+    with torch.no_grad(), meteora.routing(Auto()):
+        before = meteora.model(input_ids=ids).logits
+        load(meteora)
+        assert torch.equal(meteora.model(input_ids=ids).logits, before)
+    with torch.no_grad():
+        assert not torch.equal(meteora.model(input_ids=ids).logits, before)
+
+
+def test_a_later_one_competes_with_an_earlier_one() -> None:
+    meteora = fitted()
+    load(meteora)
+    with pytest.warns(UserWarning, match="would go to 'third'"):
+        load(meteora, "fourth")
+    assert meteora.statistics is not None
+    assert meteora.statistics.names[-2:] == ["third", "fourth"]
+
+
+def test_a_reload_with_examples_gets_a_new_row() -> None:
+    meteora = fitted()
+    load(meteora)
+    old = rows(meteora, "third")
+    torch.manual_seed(10)
+    record = meteora.reload_adapter("third", adapter(meteora), gate=examples(count=16), tokenizer=Numbers())
+    assert record.gate == "examples"
+    assert not all(torch.equal(a, b) for a, b in zip(old, rows(meteora, "third"), strict=True))
+    kept = rows(meteora, "third")
+    meteora.reload_adapter("third", adapter(meteora))
+    assert meteora.adapter("third").gate == "examples"
+    assert all(torch.equal(a, b) for a, b in zip(kept, rows(meteora, "third"), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("gate", "message"),
+    [
+        (["1 2 3"] * 7, "7 examples; a gate takes 8 or more"),
+        ([1] * 8, "a list of texts"),
+        ([""] * 8, "no text of two tokens"),
+        (["x y"] * 8, "invalid literal"),
+    ],
+)
+def test_bad_examples_leave_nothing_behind(gate: list[Any], message: str) -> None:
+    meteora = fitted()
+    with pytest.raises(ValueError, match=message):
+        load(meteora, gate=gate)
+    assert [record.name for record in meteora.adapters()] == ["first", "second"]
+    assert meteora.stats()["slots"]["live"] == 2
+
+
+def test_names_are_checked_first() -> None:
+    meteora = fitted()
+    with pytest.raises(AdapterInUseError, match="first"):
+        load(meteora, "first")
+    with pytest.raises(AdapterNotFoundError):
+        meteora.reload_adapter("third", adapter(meteora), gate=examples(), tokenizer=Numbers())
+    with pytest.raises(AdapterFormatError, match='"third"'):
+        meteora.load_adapter({"config": {}, "tensors": {}}, "third", gate=examples(), tokenizer=Numbers())
+
+
+def test_without_statistics_the_remedy_is_named() -> None:
+    with pytest.raises(MeteoraError, match=r"run fit_gates\(\)"):
+        load(attached())
+
+
+def test_a_bundle_brings_the_statistics(tmp_path: Path) -> None:
+    meteora = fitted()
+    meteora.save_pretrained(tmp_path / "bundle")
+    meteora.save_pretrained(tmp_path / "bare", statistics=False)
+    load(meteora)
+    expected = rows(meteora, "third")
+    meteora.save_pretrained(tmp_path / "three")
+    model = meteora.model
+    meteora.detach()
+
+    again = meteora_rs.attach_pretrained(model, tmp_path / "bundle")
+    load(again)
+    for row, other in zip(expected, rows(again, "third"), strict=True):
+        assert torch.equal(row, other)
+    again.detach()
+
+    three = meteora_rs.attach_pretrained(model, tmp_path / "three")
+    assert three.adapter("third").gate == "examples"
+    assert all(torch.equal(a, b) for a, b in zip(expected, rows(three, "third"), strict=True))
+    three.detach()
+
+    assert not (tmp_path / "bare" / "statistics.safetensors").exists()
+    bare = meteora_rs.attach_pretrained(model, tmp_path / "bare")
+    with pytest.raises(MeteoraError, match="saved with its statistics"):
+        load(bare)
+    bare.detach()
+
+    path = tmp_path / "bundle" / "statistics.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(AdapterFormatError, match="statistics"):
+        meteora_rs.attach_pretrained(model, tmp_path / "bundle")
+
+
+def test_statistics_of_another_form_are_refused(tmp_path: Path) -> None:
+    meteora = fitted()
+    assert meteora.statistics is not None
+    widths = {group.leader.path: group.leader.in_features for group in meteora.groups}
+    meteora.statistics.save(tmp_path / "good")
+    kept = KeptStatistics.load(tmp_path / "good", widths)
+    assert kept.names == meteora.statistics.names
+    with pytest.raises(AdapterFormatError, match="shape"):
+        KeptStatistics.load(tmp_path / "good", {path: width + 1 for path, width in widths.items()})
+    (tmp_path / "bad").write_bytes(b"nonsense")
+    with pytest.raises(AdapterFormatError, match="bad"):
+        KeptStatistics.load(tmp_path / "bad", widths)
+
+
+def test_the_coarse_scatter_keeps_what_leads() -> None:
+    random_ = torch.Generator().manual_seed(0)
+    factor = torch.randn(90, 5, generator=random_)
+    scatter = factor @ factor.T + 0.01 * torch.eye(90)
+    found = low_rank(scatter, 5)
+    assert found.shape == (90, 5)
+    assert torch.allclose(found @ found.T, factor @ factor.T, atol=0.1)
+    assert torch.equal(found, low_rank(scatter, 5))
+
+
+@pytest.mark.parametrize(("apart", "bound"), [(8.0, False), (2.0, False), (0.0, True)])
+def test_the_bias_balances_what_is_lost_and_taken_within_the_bound(apart: float, bound: bool) -> None:
+    random_ = torch.Generator().manual_seed(0)
+    own = apart + torch.randn(400, generator=random_)
+    theirs = [torch.randn(400, generator=random_) - apart, torch.randn(400, generator=random_) - 50.0]
+    bias = balanced_bias(own, theirs, start=5.0, temperature=1.0)
+    lost = torch.sigmoid(-own - bias).mean().item()
+    taken = [torch.sigmoid(each + bias).mean().item() for each in theirs]
+    assert max(taken) == pytest.approx(HARM if bound else lost, abs=1e-3)
+    assert balanced_bias(2 * own, [2 * each for each in theirs], 5.0, 0.5) == pytest.approx(2 * bias, abs=1e-3)
+    assert balanced_bias(own, [], start=5.0, temperature=1.0) == 5.0
