@@ -9,6 +9,7 @@ import argparse
 import datetime
 import gc
 import json
+import os
 import platform
 import tempfile
 from pathlib import Path
@@ -40,12 +41,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         chosen = paths[: args.adapters]
 
         print("loading", flush=True)
+        os.sync()  # or the adapters' files are still being written while they are read
         results["loading"] = {gate: loading.meteora_loading(base, chosen, gate) for gate in ("none", "arrow")}
         results["memory"] = memory.in_own_process(Path(scratch), len(chosen))
         results["arrow_rows_s"] = loading.arrow_rows(base, chosen[0])
 
         meteora = models.attached(base, chosen)
-        variants = {"base": Variant(base), **models.meteora_variants(meteora, chosen[0].name)}
+        # Twice, to show what the noise is; a twin as all others are.
+        bases = {name: Variant(models.twin(base)) for name in ("base", "base again")}
+        variants = {**bases, **models.meteora_variants(meteora, chosen[0].name)}
         variants["meteora auto, arrow gates"] = Variant(models.attached(base, chosen, "arrow").model)
         if args.peers:
             variants["PEFT single"] = models.peft_single(base, chosen[0])
@@ -58,7 +62,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         gc.collect()
 
         sized = {f"N = {n}": Variant(models.attached(base, paths[:n]).model) for n in many}
-        results["adapters"] = ratios({"base": Variant(base), **sized}, decode_ms, args.rounds, vocabulary, "by N")
+        results["adapters"] = ratios({**bases, **sized}, decode_ms, args.rounds, vocabulary, "by N")
         del sized
         gc.collect()
         if args.peers:

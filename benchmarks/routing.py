@@ -27,7 +27,7 @@ from meteora_rs import BASE, Auto, Meteora, MeteoraConfig
 from meteora_rs.cli.loading import load_model
 from meteora_rs.cli.texts import read_texts
 from meteora_rs.gates.fit.data import Example, encode
-from meteora_rs.gates.fit.loss import losses_of
+from meteora_rs.loss import token_losses
 
 HERE = Path(__file__).parent
 GENERAL = "topical_chat,gsm8k,alpaca,cnn_dailymail"
@@ -48,7 +48,8 @@ def evaluate(meteora: Meteora, tokenizer: Any, tasks: Path, task: str, count: in
     losses = {}
     for variant in variants:
         route, top_k = routes[variant]
-        losses[variant] = losses_of(meteora, examples, route, top_k=top_k)
+        found = token_losses(meteora, [example.encoded for example in examples], route, top_k=top_k)
+        losses[variant] = [nats / count for nats, count in found]
     reference = torch.tensor(losses.get("own", losses.get("base", next(iter(losses.values())))))
     means = {variant: sum(each) / len(each) for variant, each in losses.items()}
     spread = {

@@ -37,8 +37,10 @@ def decode_ms(variants: Mapping[str, Variant], tokens: torch.Tensor) -> Times:
     for name, variant in variants.items():
         with torch.inference_mode(), variant.block():
             outputs[name] = variant.model(input_ids=tokens[:, :PROMPT], use_cache=True)
-    for _ in range(STEPS // RUN):
-        for name, variant in variants.items():
+    names = list(variants)
+    for turn in range(STEPS // RUN):
+        for name in names[turn:] + names[:turn]:  # nobody comes after the same one always
+            variant = variants[name]
             # transformers 5.24 renames past_key_values to cache; PEFT's wrappers take either.
             renamed = "cache" in inspect.signature(type(variant.model).forward).parameters
             cache = "cache" if renamed else "past_key_values"

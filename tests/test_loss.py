@@ -7,8 +7,9 @@ from pathlib import Path
 import meteora_rs
 import pytest
 import torch
-from meteora_rs.loss import response_losses
+from meteora_rs.loss import response_losses, token_losses
 from tiny import adapter
+from tiny_numbers import VOCABULARY, attached
 from tiny_text import save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -32,3 +33,19 @@ def test_losses_are_those_of_the_model(tmp_path: Path, batch_tokens: int) -> Non
     assert [count for _, count in found] == [count for _, count in expected]
     assert [nats for nats, _ in found] == pytest.approx([nats for nats, _ in expected], rel=1e-4)
     assert response_losses(meteora, tokenizer, [], "law") == []
+
+
+def test_token_losses_count_the_last_tokens_alone_whatever_the_batch() -> None:
+    meteora = attached()
+    draw = torch.Generator().manual_seed(0)
+    encoded = [
+        (torch.randint(VOCABULARY, (length,), generator=draw).tolist(), count)
+        for length, count in ((9, 5), (30, 1), (256, 255), (12, 11), (5, 4))
+    ]
+    found = token_losses(meteora, encoded, "first", batch_tokens=300)
+    for (ids, count), (nats, counted) in zip(encoded, found, strict=True):
+        with torch.no_grad(), meteora.routing("first"):
+            chances = meteora.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        own = [-chances[place - 1, ids[place]].item() for place in range(len(ids) - count, len(ids))]
+        assert counted == count
+        assert nats == pytest.approx(sum(own), rel=1e-4)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
 
 from meteora_rs.routes import Route
 
@@ -14,31 +17,59 @@ if TYPE_CHECKING:
 
 Pair = tuple[str, str]
 
+Encoded = tuple[Sequence[int], int]
+"""Token ids of prompt and response, and how many of the last ones are the response: fewer than all."""
+
 
 def response_losses(
     meteora: Meteora, tokenizer: Any, pairs: Sequence[Pair], route: Route, *, batch_tokens: int = 2048
 ) -> list[tuple[float, int]]:
     """For each (prompt, response): the cross-entropy summed over the response and its end, in nats, and the tokens.
 
-    Divide sums by sums for nats a token. Pads on the left, so that all responses end together and the head runs over
-    no more than the longest.
+    Divide sums by sums for nats a token.
 
     Raises:
         AdapterNotFoundError, RouteError: as `Meteora.routing`.
     """
-    encoded = [_encode(tokenizer, pair) for pair in pairs]
-    order = sorted(range(len(pairs)), key=lambda index: -len(encoded[index][0]))
+    return token_losses(meteora, [_encode(tokenizer, pair) for pair in pairs], route, batch_tokens=batch_tokens)
+
+
+def token_losses(
+    meteora: Meteora,
+    encoded: Sequence[Encoded],
+    route: Route,
+    *,
+    top_k: int | None = None,
+    temperature: float | None = None,
+    batch_tokens: int = 2048,
+) -> list[tuple[float, int]]:
+    """The same for token ids, with another `top_k` or temperature than the model's where given; dropout is off.
+
+    Pads on the left, so that all responses end together and the head runs over no more than the longest.
+    """
+    order = sorted(range(len(encoded)), key=lambda index: -len(encoded[index][0]))
     found: dict[int, tuple[float, int]] = {}
-    while order:
-        rows = order[: max(1, batch_tokens // len(encoded[order[0]][0]))]
-        order = order[len(rows) :]
-        losses = _batch(meteora, [encoded[row] for row in rows], route)
-        found.update(zip(rows, losses, strict=True))
-    return [found[index] for index in range(len(pairs))]
+    with evaluating(meteora.model), meteora.routing(route, top_k=top_k, temperature=temperature):
+        while order:
+            rows = order[: max(1, batch_tokens // len(encoded[order[0]][0]))]
+            order = order[len(rows) :]
+            found.update(zip(rows, _batch(meteora.model, [encoded[row] for row in rows]), strict=True))
+    return [found[index] for index in range(len(encoded))]
 
 
-def _encode(tokenizer: Any, pair: Pair) -> tuple[list[int], int]:
-    """Token ids of the whole, and how many of them are the response."""
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No dropout and no gradients inside the block."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def _encode(tokenizer: Any, pair: Pair) -> Encoded:
     prompt, response = pair
     answer = list(tokenizer(response, add_special_tokens=False)["input_ids"])
     if tokenizer.eos_token_id is not None:
@@ -46,8 +77,7 @@ def _encode(tokenizer: Any, pair: Pair) -> tuple[list[int], int]:
     return [*tokenizer(prompt)["input_ids"], *answer], len(answer)
 
 
-def _batch(meteora: Meteora, rows: Sequence[tuple[list[int], int]], route: Route) -> list[tuple[float, int]]:
-    model: Any = meteora.model
+def _batch(model: Any, rows: Sequence[Encoded]) -> list[tuple[float, int]]:
     width = max(len(ids) for ids, _ in rows)
     longest = max(count for _, count in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.int64)
@@ -57,9 +87,8 @@ def _batch(meteora: Meteora, rows: Sequence[tuple[list[int], int]], route: Route
         mask[row, width - len(tokens) :] = 1
     places = (mask.cumsum(1) - 1).clamp(min=0)
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": places}
-    with torch.no_grad(), meteora.routing(route):
-        device = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-        logits = model(**device, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1].float()
+    device = {name: tensor.to(next(model.parameters()).device) for name, tensor in inputs.items()}
+    logits = model(**device, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1].float()
     targets = ids[:, -longest:].to(logits.device)
-    nats = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    nats = cross_entropy(logits.transpose(1, 2), targets, reduction="none")
     return [(float(nats[row, longest - count :].sum()), count) for row, (_, count) in enumerate(rows)]

@@ -172,10 +172,10 @@ class AttachedPlainLinear(AttachedLinear):
     def forward(self, input: Tensor) -> Tensor:
         """The linear's own output plus the routed adapters' (see `Site.add`)."""
         own = self._parameters  # nn.Module looks a parameter up in three places before this one
-        if "weight" in own and "bias" in own:
-            base = linear(input, own["weight"], own["bias"])
-        else:  # pruned or parametrized since
-            base = super(AttachedLinear, self).forward(input)
+        weight = own.get("weight")
+        if weight is None or "bias" not in own:  # pruned or parametrized since
+            return super().forward(input)
+        base = linear(input, weight, own["bias"])
         return self._meteora_site.add(base, input, CONTEXTS[self._meteora_id].current())
 
 

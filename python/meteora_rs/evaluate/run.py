@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
 from tqdm import tqdm
 
 from meteora_rs.errors import MeteoraError
-from meteora_rs.loss import response_losses
+from meteora_rs.loss import evaluating, response_losses
 from meteora_rs.routes import Route
 
 from .answers import AnswerFile
@@ -89,7 +87,7 @@ def evaluate(
     files = {name: AnswerFile(folder / "answers", name, fingerprint(meteora, each)) for name, each in variants.items()}
     work = Work(meteora, tokenizer, batch_tokens)
     total = sum(len(task.items) for task in tasks for name in variants if (task.name, name) in routes)
-    with tqdm(total=total, unit="answer", disable=not progress) as bar, _evaluating(meteora.model):
+    with tqdm(total=total, unit="answer", disable=not progress) as bar, evaluating(meteora.model):
         for task in tasks:
             limit = limits[task.name]
             for name in variants:
@@ -143,13 +141,3 @@ class Work:
 def _key(task: Task, item: Item, limit: int) -> str:
     # The task, too: the same prompt in another task has another adapter of its own.
     return hashlib.sha256(f"{task.name}\n{limit}\n{item.prompt}".encode()).hexdigest()[:20]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from meteora_rs.loss import evaluating
+
 from .data import Batch
 from .statistics import ClassStatistics
 
@@ -73,15 +75,3 @@ def _listening(model: nn.Module, groups: Sequence[GroupActivations], batch: Batc
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off and no gradients inside the block."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)

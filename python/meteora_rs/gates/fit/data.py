@@ -31,6 +31,11 @@ class Example:
     test: tuple[int, ...]
     held_out: bool
 
+    @property
+    def encoded(self) -> tuple[tuple[int, ...], int]:
+        """The ids, and how many of the last ones a loss on the response counts: never the first of all."""
+        return self.ids, len(self.ids) - max(1, min(self.response, len(self.ids) - 1))
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from meteora_rs.loss import token_losses
 from meteora_rs.routes import Auto
 
 from .data import Example
-from .loss import losses_of
 
 if TYPE_CHECKING:
     from meteora_rs.meteora import Meteora
 
-TEMPERATURES = (0.5, 1.0, 2.0)
+TEMPERATURES = (0.25, 0.5, 1.0)
 SHARPEST = 1 / 64
 """The second of two adapters then has no weight to speak of: logits are log-posteriors, apart by nats."""
 
-READ = 1024
+READ = 2048
 """Tokens of held-out texts, over all classes, that one temperature is tried on."""
 
 
@@ -39,9 +39,10 @@ def choose_temperature(
     for name, (top_k, temperature) in tried.items():
         trying(name)
         by_class: dict[int, list[float]] = {}
-        each = losses_of(meteora, texts, route, top_k=top_k, temperature=temperature)
-        for example, loss in zip(texts, each, strict=True):
-            by_class.setdefault(example.label, []).append(loss)
+        encoded = [example.encoded for example in texts]
+        each = token_losses(meteora, encoded, route, top_k=top_k, temperature=temperature)
+        for example, (nats, count) in zip(texts, each, strict=True):
+            by_class.setdefault(example.label, []).append(nats / count)
         losses[name] = sum(sum(some) / len(some) for some in by_class.values()) / len(by_class)
     best = min(losses, key=lambda name: losses[name])
     return (SHARPEST if best == "top_k=1" else float(best)), losses
