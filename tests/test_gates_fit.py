@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,15 +12,6 @@ from meteora_rs.gates.fit import FitReport, fit_gates, general_texts
 from meteora_rs.gates.fit.collect import collect
 from tiny_numbers import ALPHABETS, VOCABULARY, Numbers, attached, texts
 from torch import Tensor
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """A model this small gains nothing from threads, and waits for them where cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def fit(meteora: Meteora, **options: Any) -> FitReport:

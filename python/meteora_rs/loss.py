@@ -31,7 +31,9 @@ def response_losses(
     Raises:
         AdapterNotFoundError, RouteError: as `Meteora.routing`.
     """
-    return token_losses(meteora, [_encode(tokenizer, pair) for pair in pairs], route, batch_tokens=batch_tokens)
+    split = [encode_pair(tokenizer, pair) for pair in pairs]
+    encoded = [([*prompt, *response], len(response)) for prompt, response in split]
+    return token_losses(meteora, encoded, route, batch_tokens=batch_tokens)
 
 
 def token_losses(
@@ -69,12 +71,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def _encode(tokenizer: Any, pair: Pair) -> Encoded:
+def encode_pair(tokenizer: Any, pair: Pair) -> tuple[list[int], list[int]]:
+    """The token ids of a prompt, and those of its response with the end of text, where the tokenizer has one."""
     prompt, response = pair
     answer = list(tokenizer(response, add_special_tokens=False)["input_ids"])
     if tokenizer.eos_token_id is not None:
         answer.append(tokenizer.eos_token_id)
-    return [*tokenizer(prompt)["input_ids"], *answer], len(answer)
+    return list(tokenizer(prompt)["input_ids"]), answer
 
 
 def _batch(model: Any, rows: Sequence[Encoded]) -> list[tuple[float, int]]:

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from meteora_rs.loss import encode_pair
+
 Text: TypeAlias = str | tuple[str, str]
 """A text, or a prompt with its response."""
 
@@ -116,10 +118,7 @@ def encode(text: Text, tokenizer: Any, max_length: int) -> tuple[list[int], int]
     """
     if isinstance(text, str):
         return list(tokenizer(text)["input_ids"])[:max_length], 0
-    prompt = list(tokenizer(text[0])["input_ids"])
-    response = list(tokenizer(text[1], add_special_tokens=False)["input_ids"])
-    if tokenizer.eos_token_id is not None:
-        response.append(tokenizer.eos_token_id)
+    prompt, response = encode_pair(tokenizer, text)
     response = response[: max(1, max_length - min(len(prompt), max_length // 2))]
     prompt = prompt[max(0, len(prompt) + len(response) - max_length) :]
     return prompt + response, len(prompt)
