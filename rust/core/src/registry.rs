@@ -14,6 +14,7 @@ mod writer;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 pub use record::{AdapterId, AdapterInfo, AdapterRecord, GateKind};
 pub use reservation::{Intent, Reservation};
@@ -204,6 +205,17 @@ impl Registry {
     /// snapshot names may be written in place only when there is none.
     pub fn readers(&self) -> usize {
         self.shared.lock().readers()
+    }
+
+    /// How often slots or rows were given back until now: see [`Registry::wait_freed`].
+    pub fn freed(&self) -> u64 {
+        self.shared.pool.freed()
+    }
+
+    /// Waits until slots or rows have been given back since [`Registry::freed`] said `seen`, or the time is over;
+    /// returns the count then.
+    pub fn wait_freed(&self, seen: u64, timeout: Duration) -> u64 {
+        self.shared.pool.wait_freed(seen, timeout)
     }
 
     /// Slots, rank rows and pages: in use, held and free.

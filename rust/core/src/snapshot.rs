@@ -1,7 +1,8 @@
 //! What a request holds: the adapters that were live when it began.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 
 use crate::error::{Error, Result};
 use crate::registry::{AdapterId, AdapterInfo, RowsLease, SlotLease};
@@ -169,22 +170,52 @@ impl Snapshot {
     }
 }
 
-/// The snapshot that new requests get. The lock is held for one pointer at a time, so a reader waits neither
-/// for a loader nor for a snapshot to be dropped.
+/// The snapshot that new requests get.
+///
+/// There are two cells, and `current` says which one is published. The writer fills the other one, turns
+/// `current`, and empties the old one; so the cell that a reader is sent to is not being written, unless the
+/// reader was sent there before the writer's last turn. Readers only ever try a lock: one that meets the writer
+/// looks at `current` again and finds the other cell. So no reader waits for a writer, were it stopped at any
+/// point of this. A writer may wait for readers, each of which copies one pointer.
 #[derive(Debug)]
-pub(crate) struct Published(RwLock<Arc<Snapshot>>);
+pub(crate) struct Published {
+    cells: [RwLock<Option<Arc<Snapshot>>>; 2],
+    current: AtomicUsize,
+}
 
 impl Published {
     pub(crate) fn new(first: Arc<Snapshot>) -> Published {
-        Published(RwLock::new(first))
+        Published {
+            cells: [RwLock::new(Some(first)), RwLock::new(None)],
+            current: AtomicUsize::new(0),
+        }
     }
 
     pub(crate) fn load(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        loop {
+            let cell = &self.cells[self.current.load(Ordering::Acquire)];
+            let found = match cell.try_read() {
+                Ok(cell) => cell.clone(),
+                Err(TryLockError::Poisoned(cell)) => cell.into_inner().clone(),
+                Err(TryLockError::WouldBlock) => None,
+            };
+            if let Some(snapshot) = found {
+                return snapshot;
+            }
+            std::hint::spin_loop();
+        }
     }
 
-    /// Publishes `next` and returns what was published.
-    pub(crate) fn swap(&self, next: Arc<Snapshot>) -> Arc<Snapshot> {
-        std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), next)
+    /// Publishes `next` and returns what was published. One call at a time: the registry's lock sees to that.
+    pub(crate) fn swap(&self, next: Arc<Snapshot>) -> Option<Arc<Snapshot>> {
+        let old = self.current.load(Ordering::Relaxed);
+        self.fill(1 - old, Some(next));
+        self.current.store(1 - old, Ordering::Release);
+        self.fill(old, None)
+    }
+
+    fn fill(&self, cell: usize, with: Option<Arc<Snapshot>>) -> Option<Arc<Snapshot>> {
+        let mut cell = self.cells[cell].write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *cell, with)
     }
 }

@@ -1,7 +1,9 @@
 //! Slots and rank rows as leases: whoever drops the last handle gives them back.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::rows::{Need, Rows};
 
@@ -9,6 +11,7 @@ use crate::rows::{Need, Rows};
 #[derive(Debug)]
 pub(crate) struct Pool {
     state: Mutex<PoolState>,
+    given_back: Condvar,
 }
 
 /// The slots and rows in use.
@@ -16,6 +19,11 @@ pub(crate) struct Pool {
 pub(crate) struct PoolState {
     slots: Vec<bool>,
     pub(crate) rows: Rows,
+    /// Tickets of the leases that somebody holds.
+    out: BTreeSet<u64>,
+    tickets: u64,
+    /// How often something was given back.
+    freed: u64,
 }
 
 /// Which of the two did not suffice.
@@ -30,6 +38,7 @@ pub(crate) enum Shortage {
 #[derive(Debug)]
 pub(crate) struct SlotLease {
     pub(crate) index: usize,
+    pub(crate) ticket: u64,
     pool: Arc<Pool>,
 }
 
@@ -38,6 +47,7 @@ pub(crate) struct SlotLease {
 pub(crate) struct RowsLease {
     pub(crate) run: Range<usize>,
     pub(crate) cost: usize,
+    pub(crate) ticket: u64,
     pool: Arc<Pool>,
 }
 
@@ -47,7 +57,11 @@ impl Pool {
             state: Mutex::new(PoolState {
                 slots: vec![false; slots],
                 rows,
+                out: BTreeSet::new(),
+                tickets: 0,
+                freed: 0,
             }),
+            given_back: Condvar::new(),
         })
     }
 
@@ -59,26 +73,11 @@ impl Pool {
     /// A slot and a run that nobody has.
     pub(crate) fn take(self: &Arc<Pool>, need: Need) -> Result<(SlotLease, RowsLease), Shortage> {
         let mut state = self.lock();
-        let index = state
-            .slots
-            .iter()
-            .position(|taken| !taken)
-            .ok_or(Shortage::Slots)?;
+        let index = state.free_slot().ok_or(Shortage::Slots)?;
         let run = state.find(need, &(0..0), 0)?;
-        state.slots[index] = true;
-        state.rows.take(&run, need.rank_rows);
-        let slot = SlotLease {
-            index,
-            pool: Arc::clone(self),
-        };
-        Ok((
-            slot,
-            RowsLease {
-                run,
-                cost: need.rank_rows,
-                pool: Arc::clone(self),
-            },
-        ))
+        let slot = self.slot(&mut state, index);
+        let rows = self.rows(&mut state, run, need.rank_rows);
+        Ok((slot, rows))
     }
 
     /// A run that may overlap `own`. It is charged only what it costs beyond `own`: until one of the two is
@@ -86,17 +85,67 @@ impl Pool {
     pub(crate) fn take_over(self: &Arc<Pool>, need: Need, own: &RowsLease) -> Result<RowsLease, Shortage> {
         let mut state = self.lock();
         let run = state.find(need, &own.run, own.cost)?;
-        let cost = need.rank_rows.saturating_sub(own.cost);
+        Ok(self.rows(&mut state, run, need.rank_rows.saturating_sub(own.cost)))
+    }
+
+    fn slot(self: &Arc<Pool>, state: &mut PoolState, index: usize) -> SlotLease {
+        state.slots[index] = true;
+        SlotLease {
+            index,
+            ticket: state.issue(),
+            pool: Arc::clone(self),
+        }
+    }
+
+    fn rows(self: &Arc<Pool>, state: &mut PoolState, run: Range<usize>, cost: usize) -> RowsLease {
         state.rows.take(&run, cost);
-        Ok(RowsLease {
+        RowsLease {
             run,
             cost,
+            ticket: state.issue(),
             pool: Arc::clone(self),
-        })
+        }
+    }
+
+    /// How often slots or rows were given back until now.
+    pub(crate) fn freed(&self) -> u64 {
+        self.lock().freed
+    }
+
+    /// Waits until something has been given back since `seen`, or the time is over; returns the count then.
+    pub(crate) fn wait_freed(&self, seen: u64, timeout: Duration) -> u64 {
+        self.wait_while(timeout, |state| state.freed == seen).freed
+    }
+
+    /// Waits until none of the leases with these tickets is held, or the time is over; says whether.
+    pub(crate) fn wait_returned(&self, tickets: &[u64], timeout: Duration) -> bool {
+        let held = |state: &PoolState| tickets.iter().any(|ticket| state.out.contains(ticket));
+        !held(&self.wait_while(timeout, |state| held(state)))
+    }
+
+    fn wait_while(
+        &self,
+        timeout: Duration,
+        mut waits: impl FnMut(&PoolState) -> bool,
+    ) -> MutexGuard<'_, PoolState> {
+        self.given_back
+            .wait_timeout_while(self.lock(), timeout, |state| waits(state))
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
     }
 }
 
 impl PoolState {
+    fn free_slot(&self) -> Option<usize> {
+        self.slots.iter().position(|taken| !taken)
+    }
+
+    fn issue(&mut self) -> u64 {
+        self.tickets += 1;
+        self.out.insert(self.tickets);
+        self.tickets
+    }
+
     pub(crate) fn find(
         &self,
         need: Need,
@@ -130,12 +179,20 @@ impl RowsLease {
 
 impl Drop for SlotLease {
     fn drop(&mut self) {
-        self.pool.lock().slots[self.index] = false;
+        let mut state = self.pool.lock();
+        state.slots[self.index] = false;
+        state.out.remove(&self.ticket);
+        state.freed += 1;
+        self.pool.given_back.notify_all();
     }
 }
 
 impl Drop for RowsLease {
     fn drop(&mut self) {
-        self.pool.lock().rows.give(&self.run, self.cost);
+        let mut state = self.pool.lock();
+        state.rows.give(&self.run, self.cost);
+        state.out.remove(&self.ticket);
+        state.freed += 1;
+        self.pool.given_back.notify_all();
     }
 }
