@@ -8,6 +8,7 @@ pub mod error;
 pub mod kernel;
 pub mod layout;
 pub mod name;
+pub mod naming;
 pub mod pack;
 pub mod peft;
 pub mod registry;

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 
 use crate::error::{Error, Result};
+use crate::layout::BASE_SLOTS;
+use crate::naming::Naming;
 use crate::registry::{AdapterId, AdapterInfo, RowsLease, SlotLease};
 
 /// One generation of an adapter. Its slot and rows are free again when the last snapshot that holds it, and
@@ -69,7 +71,9 @@ pub struct Snapshot {
     names: BTreeMap<Arc<str>, usize>,
     /// Adapters whose own places a reload is writing: nobody may use them, and they are not unknown either.
     reloading: BTreeSet<Arc<str>>,
-    base_routable: bool,
+    /// The slot of the base's gate row, where the gates may choose the base.
+    base: Option<Arc<SlotLease>>,
+    naming: Arc<Naming>,
     candidates: Vec<u32>,
 }
 
@@ -78,26 +82,29 @@ impl Snapshot {
         version: u64,
         entries: Vec<Option<Arc<Entry>>>,
         reloading: BTreeSet<Arc<str>>,
-        base_routable: bool,
+        base: Option<Arc<SlotLease>>,
+        naming: Arc<Naming>,
     ) -> Snapshot {
         let mut names = BTreeMap::new();
-        let mut candidates = vec![0u32; (entries.len() + 1).div_ceil(32)];
+        let mut candidates = vec![0u32; (entries.len() + BASE_SLOTS).div_ceil(32)];
+        let mut admit = |slot: usize| candidates[slot / 32] |= 1 << (slot % 32);
         for (slot, entry) in entries.iter().enumerate() {
             let Some(entry) = entry else { continue };
             names.insert(Arc::clone(&entry.name), slot);
             if entry.is_routable() {
-                candidates[slot / 32] |= 1 << (slot % 32);
+                admit(slot);
             }
         }
-        if base_routable {
-            candidates[entries.len() / 32] |= 1 << (entries.len() % 32);
+        if let Some(base) = &base {
+            admit(base.index);
         }
         Snapshot {
             version,
             entries,
             names,
             reloading,
-            base_routable,
+            base,
+            naming,
             candidates,
         }
     }
@@ -109,17 +116,17 @@ impl Snapshot {
 
     /// Slots, the base's included.
     pub fn slots(&self) -> usize {
-        self.entries.len() + 1
+        self.entries.len() + BASE_SLOTS
     }
 
-    /// The slot of the base as a class of its own: the last.
-    pub fn base_slot(&self) -> usize {
-        self.entries.len()
+    /// The slot of the base as a class of its own, where the gates may choose it.
+    pub fn base_slot(&self) -> Option<usize> {
+        self.base.as_ref().map(|base| base.index)
     }
 
-    /// Whether the gates may choose the base.
-    pub fn base_routable(&self) -> bool {
-        self.base_routable
+    /// Aliases and groups.
+    pub fn naming(&self) -> &Arc<Naming> {
+        &self.naming
     }
 
     /// The adapter with this name.
@@ -127,7 +134,7 @@ impl Snapshot {
         self.names.get(name).and_then(|&slot| self.at(slot))
     }
 
-    /// The adapter with this name.
+    /// The adapter with this name of its own.
     ///
     /// Errors: [`Error::AdapterInUse`] while a reload writes its own place; [`Error::AdapterNotFound`], which lists
     /// the adapters that there are.
@@ -150,6 +157,13 @@ impl Snapshot {
         })
     }
 
+    /// The adapter that a route means: by its own name or an alias.
+    ///
+    /// Errors: as [`Snapshot::find`].
+    pub fn routed(&self, name: &str) -> Result<&Arc<Entry>> {
+        self.find(self.naming.resolve(name))
+    }
+
     /// The adapter in this slot.
     pub fn at(&self, slot: usize) -> Option<&Arc<Entry>> {
         self.entries.get(slot)?.as_ref()
@@ -167,6 +181,10 @@ impl Snapshot {
 
     pub(crate) fn by_slot(&self) -> &[Option<Arc<Entry>>] {
         &self.entries
+    }
+
+    pub(crate) fn base(&self) -> Option<&Arc<SlotLease>> {
+        self.base.as_ref()
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::layout::BASE_SLOTS;
 use crate::rows::{Need, Rows};
 
 /// What the pools hold. Its lock is a leaf: nothing else is locked, and no lease dropped, under it.
@@ -52,10 +53,11 @@ pub(crate) struct RowsLease {
 }
 
 impl Pool {
+    /// Pools with `slots` slots for adapters, and the base's after them.
     pub(crate) fn new(slots: usize, rows: Rows) -> Arc<Pool> {
         Arc::new(Pool {
             state: Mutex::new(PoolState {
-                slots: vec![false; slots],
+                slots: vec![false; slots + BASE_SLOTS],
                 rows,
                 out: BTreeSet::new(),
                 tickets: 0,
@@ -73,7 +75,7 @@ impl Pool {
     /// A slot and a run that nobody has.
     pub(crate) fn take(self: &Arc<Pool>, need: Need) -> Result<(SlotLease, RowsLease), Shortage> {
         let mut state = self.lock();
-        let index = state.free_slot().ok_or(Shortage::Slots)?;
+        let index = state.free_slots().next().ok_or(Shortage::Slots)?;
         let run = state.find(need, &(0..0), 0)?;
         let slot = self.slot(&mut state, index);
         let rows = self.rows(&mut state, run, need.rank_rows);
@@ -86,6 +88,27 @@ impl Pool {
         let mut state = self.lock();
         let run = state.find(need, &own.run, own.cost)?;
         Ok(self.rows(&mut state, run, need.rank_rows.saturating_sub(own.cost)))
+    }
+
+    /// `count` slots that nobody has, or how many there are.
+    pub(crate) fn take_slots(self: &Arc<Pool>, count: usize) -> Result<Vec<SlotLease>, usize> {
+        let mut state = self.lock();
+        let free: Vec<usize> = state.free_slots().take(count).collect();
+        if free.len() < count {
+            return Err(free.len());
+        }
+        Ok(free
+            .into_iter()
+            .map(|index| self.slot(&mut state, index))
+            .collect())
+    }
+
+    /// A slot of the base's that nobody has.
+    pub(crate) fn take_base_slot(self: &Arc<Pool>) -> Option<SlotLease> {
+        let mut state = self.lock();
+        let first = state.slots_total();
+        let index = (first..first + BASE_SLOTS).find(|&index| !state.slots[index])?;
+        Some(self.slot(&mut state, index))
     }
 
     fn slot(self: &Arc<Pool>, state: &mut PoolState, index: usize) -> SlotLease {
@@ -136,8 +159,8 @@ impl Pool {
 }
 
 impl PoolState {
-    fn free_slot(&self) -> Option<usize> {
-        self.slots.iter().position(|taken| !taken)
+    fn free_slots(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.slots_total()).filter(|&slot| !self.slots[slot])
     }
 
     fn issue(&mut self) -> u64 {
@@ -159,11 +182,11 @@ impl PoolState {
     }
 
     pub(crate) fn slots_total(&self) -> usize {
-        self.slots.len()
+        self.slots.len() - BASE_SLOTS
     }
 
     pub(crate) fn slots_used(&self) -> usize {
-        self.slots.iter().filter(|&&taken| taken).count()
+        self.slots_total() - self.free_slots().count()
     }
 }
 

@@ -53,7 +53,7 @@ impl Shared {
             }
         }
         for pending in writer.pending.values() {
-            slots.pending += 1;
+            slots.pending += pending.slots;
             rows.pending += pending.rank_rows;
             if pending.pinned {
                 slots.pinned += 1;

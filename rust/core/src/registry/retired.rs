@@ -1,0 +1,37 @@
+//! What becomes of an unloaded adapter's memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::space::Pool;
+use crate::snapshot::{Entry, Snapshot};
+
+/// An adapter that has been unloaded: its slot and rows come back when the last reader is gone.
+#[derive(Debug)]
+pub struct Retired {
+    pool: Arc<Pool>,
+    tickets: [u64; 2],
+}
+
+impl Retired {
+    pub(super) fn new(pool: &Arc<Pool>, entry: &Entry) -> Retired {
+        Retired {
+            pool: Arc::clone(pool),
+            tickets: [entry.slot.ticket, entry.rows.ticket],
+        }
+    }
+
+    /// Waits until slot and rows are back, or the time is over; says whether they are.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        self.pool.wait_returned(&self.tickets, timeout)
+    }
+
+    /// Whether `snapshot` holds the slot or the rows.
+    pub fn is_held_by(&self, snapshot: &Snapshot) -> bool {
+        snapshot.entries().any(|entry| {
+            [entry.slot.ticket, entry.rows.ticket]
+                .iter()
+                .any(|ticket| self.tickets.contains(ticket))
+        })
+    }
+}
