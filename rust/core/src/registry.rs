@@ -23,6 +23,7 @@ pub use stats::{RegistryStats, Usage};
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::held::Readers;
 use crate::rows::{Need, Rows};
 use crate::snapshot::{Entry, Published, Snapshot};
 use space::Pool;
@@ -62,6 +63,7 @@ impl Registry {
             vec![None; config.max_adapters],
             BTreeSet::new(),
             false,
+            Readers::default(),
         ));
         let rows = Rows::new(config.pool_rank, config.element_size);
         let shared = Shared {
@@ -201,10 +203,10 @@ impl Registry {
         Ok(writer.record(self.shared.published.load().find(name)?))
     }
 
-    /// How many handles on snapshots, published or older, are held outside the registry. Gate rows that a
-    /// snapshot names may be written in place only when there is none.
+    /// How many requests hold adapters ([`Held`](crate::held::Held)), and how many handles on snapshots, published or
+    /// older, there are outside the registry. Gate rows may be written in place only when there is none.
     pub fn readers(&self) -> usize {
-        self.shared.lock().readers()
+        self.shared.readers(&self.shared.lock())
     }
 
     /// How often slots or rows were given back until now: see [`Registry::wait_freed`].
@@ -246,6 +248,13 @@ impl Shared {
         self.published.load().find(name).cloned()
     }
 
+    /// Requests, and handles on snapshots that may become one.
+    fn readers(&self, writer: &Writer) -> usize {
+        // Those that have a snapshot first: a request counts itself in before it lets go of that.
+        let snapshots = writer.readers();
+        snapshots + self.published.load().readers().count()
+    }
+
     /// Publishes the live entries after `edit`.
     fn change(&self, writer: &mut Writer, edit: impl FnOnce(&mut Vec<Option<Arc<Entry>>>)) {
         let current = self.published.load();
@@ -261,6 +270,7 @@ impl Shared {
             entries,
             reloading,
             base_routable,
+            self.published.load().readers().clone(),
         ));
         writer.track(&next);
         drop(self.published.swap(next));

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 
 use crate::error::{Error, Result};
+use crate::held::Readers;
 use crate::registry::{AdapterId, AdapterInfo, RowsLease, SlotLease};
 
 /// One generation of an adapter. Its slot and rows are free again when the last snapshot that holds it, and
@@ -71,6 +72,7 @@ pub struct Snapshot {
     reloading: BTreeSet<Arc<str>>,
     base_routable: bool,
     candidates: Vec<u32>,
+    readers: Readers,
 }
 
 impl Snapshot {
@@ -79,6 +81,7 @@ impl Snapshot {
         entries: Vec<Option<Arc<Entry>>>,
         reloading: BTreeSet<Arc<str>>,
         base_routable: bool,
+        readers: Readers,
     ) -> Snapshot {
         let mut names = BTreeMap::new();
         let mut candidates = vec![0u32; (entries.len() + 1).div_ceil(32)];
@@ -99,6 +102,7 @@ impl Snapshot {
             reloading,
             base_routable,
             candidates,
+            readers,
         }
     }
 
@@ -163,6 +167,10 @@ impl Snapshot {
     /// What the gates may choose among: bit `s % 32` of word `s / 32` for each slot `s`, the base's included.
     pub fn candidates(&self) -> &[u32] {
         &self.candidates
+    }
+
+    pub(crate) fn readers(&self) -> &Readers {
+        &self.readers
     }
 
     pub(crate) fn by_slot(&self) -> &[Option<Arc<Entry>>] {
