@@ -110,11 +110,14 @@ def _check_target(target: Path) -> None:
 
 def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) -> None:
     adapters = []
-    with meteora.routing(BASE):  # holds the snapshot while its rows are read
+    hold = meteora._registry.hold()  # the rows stay while they are read
+    try:
         for record in meteora.adapters():
             sha256 = write_peft_folder(meteora, record, folder / ADAPTERS / record.name)
             adapters.append({"name": record.name, "gate": record.gate, "pinned": record.pinned, "sha256": sha256})
         gates = _gate_tensors(meteora, meteora.gate_rows())
+    finally:
+        del hold
     save_file(gates, folder / GATES, metadata={"format": "pt"})
     if statistics is not None:
         statistics.save(folder / STATISTICS)

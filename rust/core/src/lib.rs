@@ -5,6 +5,7 @@
 pub mod arrow;
 pub mod dtype;
 pub mod error;
+pub mod held;
 pub mod kernel;
 pub mod layout;
 pub mod name;

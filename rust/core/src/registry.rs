@@ -28,6 +28,7 @@ pub use stats::{RegistryStats, Usage};
 
 use crate::dtype::DType;
 use crate::error::Result;
+use crate::held::Readers;
 use crate::naming::Naming;
 use crate::rows::{Need, Rows};
 use crate::snapshot::{Entry, Published, Snapshot};
@@ -69,6 +70,7 @@ impl Registry {
             BTreeSet::new(),
             None,
             Arc::default(),
+            Readers::default(),
         ));
         let rows = Rows::new(config.pool_rank, config.element_size);
         let shared = Shared {
@@ -180,9 +182,10 @@ impl Registry {
         Ok(writer.record(snapshot.find(name)?))
     }
 
-    /// How many handles on snapshots, published or older, are held outside the registry.
+    /// How many requests hold adapters ([`Held`](crate::held::Held)), and how many handles on snapshots, published or
+    /// older, there are outside the registry.
     pub fn readers(&self) -> usize {
-        self.shared.lock().readers()
+        self.shared.readers(&self.shared.lock())
     }
 
     /// How often slots or rows were given back until now: see [`Registry::wait_freed`].
@@ -225,6 +228,13 @@ impl Shared {
         self.published.load().find(name).cloned()
     }
 
+    /// Requests, and handles on snapshots that may become one.
+    fn readers(&self, writer: &Writer) -> usize {
+        // Those that have a snapshot first: a request counts itself in before it lets go of that.
+        let snapshots = writer.readers();
+        snapshots + self.published.load().readers().count()
+    }
+
     /// Publishes what `edit` makes of the published state.
     fn change(&self, writer: &mut Writer, edit: impl FnOnce(&mut Draft)) {
         let current = self.published.load();
@@ -242,6 +252,7 @@ impl Shared {
             reloading,
             next.base,
             next.naming,
+            self.published.load().readers().clone(),
         ));
         writer.track(&next);
         drop(self.published.swap(next));

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::held::Held;
 use crate::layout::{route_width, ROUTE_AUTO, ROUTE_FIXED};
 use crate::naming::GROUP_MARK;
 use crate::registry::GateKind;
@@ -41,8 +42,8 @@ pub struct RoutePlan {
     pub width: usize,
     /// Whether no row can use any adapter.
     pub all_base: bool,
-    /// What keeps the adapters in place while the plan is in use.
-    pub snapshot: Arc<Snapshot>,
+    /// The adapters that the routes can reach: what keeps them in place while the plan is in use.
+    pub held: Arc<Held>,
 }
 
 /// Resolves `routes`, one for each row of a batch or one alone for all.
@@ -50,37 +51,49 @@ pub struct RoutePlan {
 /// Errors: [`Error::AdapterNotFound`] for a name that the snapshot lacks; [`Error::Route`] for no routes at all,
 /// an empty list or mix, an unknown group or member, an adapter without a gate in `only`, one that is twice in a mix, and a weight that is
 /// negative or not finite. A weight of zero leaves its adapter out.
-pub fn plan(snapshot: Arc<Snapshot>, routes: &[Route]) -> Result<RoutePlan> {
+pub fn plan(snapshot: &Snapshot, routes: &[Route]) -> Result<RoutePlan> {
     if routes.is_empty() {
         return Err(Error::Route(
             "there are no routes; give one, or one for each row".to_owned(),
         ));
     }
     let width = route_width(snapshot.slots());
-    let mut plan = RoutePlan {
-        row_route: Vec::with_capacity(routes.len()),
-        records: Vec::new(),
-        width,
-        all_base: true,
-        snapshot: Arc::clone(&snapshot),
-    };
+    let mut row_route = Vec::with_capacity(routes.len());
+    let mut records = Vec::new();
+    let mut reached = vec![0u32; snapshot.candidates().len()];
+    let mut all_base = true;
     let mut known: HashMap<Vec<i32>, i32> = HashMap::new();
     for (row, route) in routes.iter().enumerate() {
-        let record = record(&snapshot, row, route)?;
+        let record = record(snapshot, row, route)?;
         let next = known.len() as i32;
         let index = *known.entry(record).or_insert_with_key(|record| {
-            plan.admit(record);
+            all_base &= record[..2] == [ROUTE_FIXED, 0];
+            reach(record, &mut reached);
+            records.extend_from_slice(record);
             next
         });
-        plan.row_route.push(index);
+        row_route.push(index);
     }
-    Ok(plan)
+    Ok(RoutePlan {
+        row_route,
+        records,
+        width,
+        all_base,
+        held: Arc::new(Held::new(snapshot, &reached)),
+    })
 }
 
-impl RoutePlan {
-    fn admit(&mut self, record: &[i32]) {
-        self.all_base &= record[..2] == [ROUTE_FIXED, 0];
-        self.records.extend_from_slice(record);
+/// Sets the bits of the slots that a record can lead to.
+fn reach(record: &[i32], words: &mut [u32]) {
+    if record[0] == ROUTE_AUTO {
+        words
+            .iter_mut()
+            .zip(&record[2..])
+            .for_each(|(word, &bits)| *word |= bits as u32);
+        return;
+    }
+    for pair in record[2..].chunks_exact(2).take(record[1] as usize) {
+        words[pair[0] as usize / 32] |= 1 << (pair[0] % 32);
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 
 use crate::error::{Error, Result};
+use crate::held::Readers;
 use crate::layout::BASE_SLOTS;
 use crate::naming::Naming;
 use crate::registry::{AdapterId, AdapterInfo, RowsLease, SlotLease};
@@ -75,6 +76,7 @@ pub struct Snapshot {
     base: Option<Arc<SlotLease>>,
     naming: Arc<Naming>,
     candidates: Vec<u32>,
+    readers: Readers,
 }
 
 impl Snapshot {
@@ -84,6 +86,7 @@ impl Snapshot {
         reloading: BTreeSet<Arc<str>>,
         base: Option<Arc<SlotLease>>,
         naming: Arc<Naming>,
+        readers: Readers,
     ) -> Snapshot {
         let mut names = BTreeMap::new();
         let mut candidates = vec![0u32; (entries.len() + BASE_SLOTS).div_ceil(32)];
@@ -106,6 +109,7 @@ impl Snapshot {
             base,
             naming,
             candidates,
+            readers,
         }
     }
 
@@ -177,6 +181,10 @@ impl Snapshot {
     /// What the gates may choose among: bit `s % 32` of word `s / 32` for each slot `s`, the base's included.
     pub fn candidates(&self) -> &[u32] {
         &self.candidates
+    }
+
+    pub(crate) fn readers(&self) -> &Readers {
+        &self.readers
     }
 
     pub(crate) fn by_slot(&self) -> &[Option<Arc<Entry>>] {

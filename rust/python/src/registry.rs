@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use meteora_core::held::Held;
 use meteora_core::kernel::Options;
 use meteora_core::peft::SiteShape;
 use meteora_core::registry::{self, AdapterInfo, Intent, RegistryConfig};
@@ -14,7 +15,7 @@ use pyo3::types::PyDict;
 use crate::adapter::{Adapter, TensorParts};
 use crate::errors::{raise, to_py};
 use crate::kernel::SiteKernel;
-use crate::plan::{RouteParts, RoutePlan};
+use crate::plan::{Hold, RouteParts, RoutePlan};
 use crate::records;
 
 /// Numbers plans and registries, so that none is mistaken for another.
@@ -174,6 +175,11 @@ impl Registry {
         self.inner.snapshot().base_routable()
     }
 
+    /// Holds all live adapters.
+    fn hold(&self) -> Hold {
+        Hold::new(Held::all(&self.inner.snapshot()))
+    }
+
     fn readers(&self) -> usize {
         self.inner.readers()
     }
@@ -197,7 +203,7 @@ impl Registry {
     fn plan(&self, routes: Vec<RouteParts>, top_k: usize, temperature: f32) -> PyResult<RoutePlan> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         RoutePlan::new(
-            self.inner.snapshot(),
+            &self.inner.snapshot(),
             routes,
             Options { top_k, temperature },
             serial,

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::space::Pool;
-use crate::snapshot::{Entry, Snapshot};
+use crate::held::Held;
+use crate::snapshot::Entry;
 
 /// An adapter that has been unloaded: its slot and rows come back when the last reader is gone.
 #[derive(Debug)]
@@ -26,9 +27,9 @@ impl Retired {
         self.pool.wait_returned(&self.tickets, timeout)
     }
 
-    /// Whether `snapshot` holds the slot or the rows.
-    pub fn is_held_by(&self, snapshot: &Snapshot) -> bool {
-        snapshot.entries().any(|entry| {
+    /// Whether a request holds the slot or the rows.
+    pub fn is_held_by(&self, held: &Held) -> bool {
+        held.entries().iter().any(|entry| {
             [entry.slot.ticket, entry.rows.ticket]
                 .iter()
                 .any(|ticket| self.tickets.contains(ticket))

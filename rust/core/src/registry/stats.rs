@@ -25,7 +25,7 @@ pub struct Usage {
 pub struct RegistryStats {
     /// The published snapshot's version.
     pub version: u64,
-    /// Handles on snapshots outside the registry.
+    /// Requests that hold adapters, and handles on snapshots outside the registry.
     pub readers: usize,
     /// Slots, without the base's.
     pub slots: Usage,
@@ -41,7 +41,7 @@ pub struct RegistryStats {
 
 impl Shared {
     pub(super) fn stats(&self, writer: &Writer) -> RegistryStats {
-        let readers = writer.readers();
+        let readers = self.readers(writer);
         let snapshot = self.published.load();
         let (mut slots, mut rows) = (Usage::default(), Usage::default());
         for entry in snapshot.entries() {
