@@ -39,7 +39,7 @@ def test_routes_held_out_tokens_to_their_own_class() -> None:
     meteora = attached()
     report = fit(meteora)
     slots = {record.name: record.slot for record in meteora.adapters()}
-    slots["__base__"] = meteora.config.max_adapters
+    slots["__base__"] = meteora._registry.base_slot
     chosen: list[Tensor] = []
     for group in meteora.groups:
         site = group.leader

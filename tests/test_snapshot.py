@@ -13,6 +13,7 @@ from meteora_rs.errors import (
     AdapterNotFoundError,
     CapacityError,
 )
+from meteora_rs.handle.stats import Usage
 from tiny import adapter, equal, gate_rows, logits, prompt, tiny_model
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -110,9 +111,7 @@ def test_the_numbers_of_a_capacity_error(model: PreTrainedModel) -> None:
     text = str(caught.value)
     for part in ('"c"', "needs 16 rank rows", "free 8 of 24", "largest run 8", "pinned 8", "raise pool_rank"):
         assert part in text, text
-    stats = meteora.stats()
-    rows = {"total": 24, "live": 16, "pending": 0, "held": 0, "free": 8, "pinned": 8}
-    assert stats["rank_rows"] == rows
+    assert meteora.stats().rank_rows == Usage(total=24, live=16, pending=0, held=0, free=8, pinned=8)
     with pytest.raises(AdapterInUseError, match="pinned"):
         meteora.unload_adapter("b")
     meteora.pin_adapter("b", False)

@@ -1,20 +1,20 @@
-"""Loading, reloading, unloading, pinning."""
+"""Loading, reloading, pinning."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from meteora_rs import gates
 from meteora_rs.gates import GateSource
-from meteora_rs.gates.tensors import Row
-from meteora_rs.handle.gating import GIVEN, Gating
+from meteora_rs.handle.attached import Attached
+from meteora_rs.handle.cancel import Cancellation
+from meteora_rs.handle.pipeline import Load
 from meteora_rs.handle.record import AdapterRecord
-from meteora_rs.source import AdapterSource, parse
+from meteora_rs.source import AdapterSource
 
 
-class Loading(Gating):
-    """Adapters come, change and go while requests run."""
+class Loading(Attached):
+    """Adapters come and change while requests run."""
 
     def load_adapter(
         self,
@@ -39,11 +39,12 @@ class Loading(Gating):
         Raises:
             MeteoraError: a list of texts, and no fit has kept statistics.
             AdapterFormatError, AdapterUnsupportedError: what is wrong with which tensor of which file.
-            AdapterInUseError: the name is taken; use `reload_adapter`.
+            AdapterInUseError: the name is taken, by an adapter (use `reload_adapter`) or an alias.
             CapacityError: no free slot, or not enough rank rows.
             OSError: the files can't be read.
         """
-        return self._load_any(source, adapter_name, gate, revision, tokenizer, reload=False)
+        prepare = self._loader(source, adapter_name, gate, revision, tokenizer, reload=False)
+        return prepare(Cancellation()).publish()
 
     def reload_adapter(
         self,
@@ -53,6 +54,7 @@ class Loading(Gating):
         gate: GateSource | None = None,
         revision: str | None = None,
         tokenizer: Any = None,
+        if_generation: int | None = None,
     ) -> AdapterRecord:
         """Replace a live adapter's weights in one step; running requests keep the old ones, bit for bit.
 
@@ -61,93 +63,55 @@ class Loading(Gating):
         place: until it is written, requests for this name get an AdapterInUseError, and `Auto()` chooses among the
         others.
 
-        Raises:
-            AdapterNotFoundError: no such adapter. Others as `load_adapter`; the old weights then stay live.
-        """
-        return self._load_any(source, adapter_name, gate, revision, tokenizer, reload=True)
-
-    def _load_any(
-        self,
-        source: AdapterSource,
-        name: str,
-        gate: GateSource | None,
-        revision: str | None,
-        tokenizer: Any,
-        reload: bool,
-    ) -> AdapterRecord:
-        if gate is None or isinstance(gate, (str, Mapping)):
-            return self._load(source, name, gate, revision, reload=reload)
-        from meteora_rs.gates.examples import load_with_examples
-
-        return load_with_examples(self._whole, source, name, gate, revision, tokenizer, reload=reload)
-
-    def _load(
-        self,
-        source: AdapterSource,
-        name: str,
-        gate: str | Mapping[str, Row] | None,
-        revision: str | None,
-        *,
-        reload: bool,
-        kind: str | None = None,
-    ) -> AdapterRecord:
-        self._require_attached()
-        adapter = parse(self._registry, source, name, revision)
-        with self._writer:
-            self._require_attached()  # parsing takes a while
-            if gate is None and not reload:
-                raise ValueError('gate must be "arrow", "none", a list of texts or a dict of tensors, not None')
-            if gate is None:
-                old = self.adapter(name)
-                gate = self._gate_rows(old.slot) if old.gate in GIVEN else old.gate
-                prepared = gates.resolve(gate, adapter, self.sites)
-                prepared.kind = old.gate
-            else:
-                prepared = gates.resolve(gate, adapter, self.sites)
-                prepared.kind = kind or prepared.kind
-
-            def write(slot: int) -> None:
-                prepared.write(slot)
-                self._share_gates([slot])  # before a request can read the slot
-
-            self._context.release_default()
-            try:
-                reservation = self._registry.reserve(adapter, reload)
-                try:
-                    record = self._registry.publish(
-                        reservation,
-                        adapter,
-                        [site.kernel for site in self.sites],
-                        prepared.kind,
-                        prepared.kind != "none",
-                        write,
-                    )
-                finally:
-                    reservation.abandon()
-                self._share_gates()
-            finally:
-                self._context.refresh()
-        return AdapterRecord(**record)
-
-    def unload_adapter(self, adapter_name: str) -> None:
-        """Retire an adapter; its rows are free when the last request that began with it has ended.
+        Args:
+            if_generation: replace only this generation (`adapter(name).generation`): compare and swap.
 
         Raises:
             AdapterNotFoundError: no such adapter.
-            AdapterInUseError: it is pinned.
+            AdapterInUseError: its generation is not `if_generation`, or it is being changed by another call.
+                Others as `load_adapter`; the old weights then stay live.
         """
-        with self._writer:
-            self._require_attached()
-            self._registry.unload(adapter_name)
-            self._context.refresh()
-            self._share_gates()
+        prepare = self._loader(
+            source, adapter_name, gate, revision, tokenizer, reload=True, if_generation=if_generation
+        )
+        return prepare(Cancellation()).publish()
 
     def pin_adapter(self, adapter_name: str, pinned: bool = True) -> None:
         """Protect an adapter from unloading and eviction, or no longer.
 
         Raises:
             AdapterNotFoundError: no such adapter.
+            AdapterInUseError: it is being changed by another call, or the name is an alias.
         """
         with self._writer:
             self._require_attached()
             self._registry.pin(adapter_name, pinned)
+
+    def _loader(
+        self,
+        source: AdapterSource,
+        name: str,
+        gate: GateSource | None,
+        revision: str | None,
+        tokenizer: Any,
+        *,
+        reload: bool,
+        if_generation: int | None = None,
+    ) -> Callable[[Cancellation], Load]:
+        """What prepares the load, to be called in whichever thread."""
+        self._require_attached()
+        if gate is None or isinstance(gate, (str, Mapping)):
+            return Load(self, source, name, gate, revision=revision, reload=reload, if_generation=if_generation).prepare
+        from meteora_rs.gates.examples import load_with_examples
+
+        return lambda cancellation: load_with_examples(
+            self._whole,
+            source,
+            name,
+            gate,
+            revision,
+            tokenizer,
+            reload=reload,
+            if_generation=if_generation,
+            cancellation=cancellation,
+        )

@@ -11,12 +11,13 @@ class AdapterRecord:
 
     `bytes` are those of its weights; `tier` says where they are; `gate` where its gate rows come from (`arrow` is a
     stopgap, `examples` a row from a few texts, `fitted` one from a whole fit); `routable` whether `Auto` may choose it;
-    `generation` grows with each change of weights or gate.
+    `generation` grows with each change of weights or gate, `weights` with those of weights alone.
     """
 
     name: str
     id: int
     generation: int
+    weights: int
     slot: int
     rank: int
     dtype: str

@@ -37,7 +37,7 @@ pub struct RoutePlan {
 /// See `_native.pyi`.
 #[pyclass(frozen, module = "meteora_rs._native")]
 pub struct Hold {
-    _held: Arc<Held>,
+    pub held: Arc<Held>,
 }
 
 impl RoutePlan {
@@ -84,9 +84,14 @@ impl RoutePlan {
 
 impl Hold {
     pub fn new(held: Held) -> Hold {
-        Hold {
-            _held: Arc::new(held),
-        }
+        Hold { held: Arc::new(held) }
+    }
+}
+
+#[pymethods]
+impl Hold {
+    fn slots(&self) -> Vec<usize> {
+        self.held.entries().iter().map(|entry| entry.slot()).collect()
     }
 }
 
@@ -137,7 +142,7 @@ impl RoutePlan {
 
     /// What keeps the rows in place for as long as it lives.
     fn hold(&self) -> PyResult<Hold> {
-        Ok(Hold { _held: self.held()? })
+        Ok(Hold { held: self.held()? })
     }
 
     fn release(&self) {

@@ -37,6 +37,8 @@ pub struct RegistryStats {
     pub free_pages: usize,
     /// The largest run of free pages.
     pub largest_run_pages: usize,
+    /// Pages that were ever taken, and so are the process' memory.
+    pub touched_pages: usize,
 }
 
 impl Shared {
@@ -75,6 +77,7 @@ impl Shared {
             pages: pool.rows.total_pages(),
             free_pages: pool.rows.free_pages(),
             largest_run_pages: pool.rows.largest_run(&(0..0)),
+            touched_pages: pool.rows.touched_pages(),
         }
     }
 }

@@ -76,6 +76,7 @@ impl Writer {
             name: entry.name().to_owned(),
             id: entry.id,
             generation: entry.generation,
+            weights: entry.rows.ticket,
             slot: entry.slot(),
             page_start: entry.page_start(),
             pages: entry.pages(),
