@@ -134,20 +134,6 @@ def test_shared_gates_are_evaluated_once_again_when_they_can_be(loaded: Meteora)
     assert shares() == {True}
 
 
-def test_gates_change_between_requests_only(loaded: Meteora) -> None:
-    before = logits(loaded.model, IDS)
-    with loaded.routing("math"), pytest.raises(AdapterInUseError, match="between requests"):
-        loaded.set_gates({"math": gate_rows(loaded, 1)})
-    assert equal(logits(loaded.model, IDS), before)
-    loaded.set_gates({name: gate_rows(loaded, seed) for seed, name in enumerate(("math", "law", "__base__"))})
-    assert not equal(logits(loaded.model, IDS), before)
-    assert {each.name: each.gate for each in loaded.adapters()} == {
-        "math": "fitted",
-        "law": "fitted",
-        "sql": "arrow",
-    }
-
-
 def test_a_reload_keeps_gates_that_were_given(loaded: Meteora, model: PreTrainedModel) -> None:
     rows = gate_rows(loaded, 1)
     loaded.set_gates({"math": rows})

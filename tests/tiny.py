@@ -122,7 +122,7 @@ def logits(model: nn.Module, ids: Tensor, **more: Any) -> Tensor:
     return out
 
 
-def memory(meteora: Meteora) -> object:
+def usage(meteora: Meteora) -> object:
     """Who has the slots and rows: what a change that failed leaves as it was."""
     stats = meteora.stats()
     return stats.slots, stats.rank_rows, stats.pages.free, stats.tiers["device"].adapters

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from meteora_rs import _native, gates
-from meteora_rs.errors import AdapterFormatError
+from meteora_rs.errors import AdapterFormatError, AdapterInUseError
 from meteora_rs.gates import Gate
 from meteora_rs.gates.tensors import Row
 from meteora_rs.groups import equal_gates
@@ -88,16 +88,17 @@ class Gating(Attached):
             self._context.refresh()
             self._share_gates()
 
-    def _require_room_for_gates(self, names: list[str]) -> None:
-        """Find out whether the gates of these adapters could be changed now.
+    def _require_quiet(self, why: str) -> None:
+        """Find out whether any request runs.
 
         Raises:
-            AdapterNotFoundError, AdapterInUseError: as `set_gates`.
+            AdapterInUseError: one does.
         """
         with self._writer, self._context.lock:
             self._context.release_default()
             try:
-                self._registry.reserve_gates([name for name in names if name != BASE], BASE in names).abandon()
+                if self._registry.readers():
+                    raise AdapterInUseError(f"{why}: close every routing() first")
             finally:
                 self._context.refresh()
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from meteora_rs.errors import AdapterInUseError
 from meteora_rs.gates import Gate
 from meteora_rs.gates.saved import SavedGate
 from meteora_rs.routes import BASE
 
 if TYPE_CHECKING:
+    from meteora_rs.handle.gating import Changes
     from meteora_rs.meteora import Meteora
+
+PATIENCE = 30.0
+"""Seconds to wait for running requests before gates that were tried stay in force."""
 
 
 @contextmanager
@@ -32,7 +38,20 @@ def restored_on_failure(meteora: Meteora, names: Sequence[str]) -> Iterator[None
         yield
     except BaseException:
         now = {record.name: record.weights for record in meteora.adapters()}
-        meteora._change_gates(
-            {name: gate for name, gate in saved.items() if name == BASE or now.get(name) == weights[name]}
+        _restore(
+            meteora, {name: gate for name, gate in saved.items() if name == BASE or now.get(name) == weights[name]}
         )
         raise
+
+
+def _restore(meteora: Meteora, gates: Changes) -> None:
+    """Put gates back, as soon as requests that came meanwhile leave room for it."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        freed = meteora._registry.freed()
+        try:
+            return meteora._change_gates(gates)
+        except AdapterInUseError:
+            if time.monotonic() > end:
+                raise
+            meteora._registry.wait_freed(freed, 0.05)

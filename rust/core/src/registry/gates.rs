@@ -66,7 +66,7 @@ impl Registry {
             .iter()
             .map(|name| self.shared.settled(&writer, name))
             .collect::<Result<Vec<_>>>()?;
-        let in_place = writer.readers() == 0;
+        let in_place = self.shared.readers(&writer) == 0;
         let slots: Vec<Arc<SlotLease>> = if in_place {
             entries.iter().map(|entry| Arc::clone(&entry.slot)).collect()
         } else {

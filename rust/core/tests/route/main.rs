@@ -47,7 +47,8 @@ fn snapshot(adapters: &[Kind], base_routable: bool) -> Arc<Snapshot> {
     {
         registry.unload(&slot.to_string()).unwrap();
     }
-    registry.set_base_routable(base_routable);
+    let gates = registry.reserve_gates(&[], base_routable).unwrap();
+    registry.publish_gates(gates, &[], Some(base_routable));
     registry.snapshot()
 }
 
