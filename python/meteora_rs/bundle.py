@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from meteora_rs.config import LARGEST_POOL, MeteoraConfig
-from meteora_rs.errors import AdapterFormatError, MeteoraError
+from meteora_rs.errors import AdapterFormatError, AdapterInUseError, MeteoraError
+from meteora_rs.handle.pipeline import GIVEN
 from meteora_rs.peft_folder import write_peft_folder
 from meteora_rs.routes import BASE
 
@@ -109,12 +110,26 @@ def _check_target(target: Path) -> None:
 
 
 def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) -> None:
+    with meteora._writer:  # what is listed is what is held
+        hold = meteora._registry.hold()  # the rows stay while they are read
+        records = meteora.adapters()
+        base_slot = meteora._registry.base_slot
     adapters = []
-    with meteora.routing(BASE):  # holds the snapshot while its rows are read
-        for record in meteora.adapters():
+    try:
+        if gone := {record.slot for record in records} - set(hold.slots()):
+            name = next(record.name for record in records if record.slot in gone)
+            raise AdapterInUseError(
+                f"adapter {name!r} is in use: it is being reloaded in its own place; save again later"
+            )
+        for record in records:
             sha256 = write_peft_folder(meteora, record, folder / ADAPTERS / record.name)
             adapters.append({"name": record.name, "gate": record.gate, "pinned": record.pinned, "sha256": sha256})
-        gates = _gate_tensors(meteora, meteora.gate_rows())
+        slots = {record.name: record.slot for record in records if record.gate in GIVEN}
+        if base_slot is not None:
+            slots[BASE] = base_slot
+        gates = _gate_tensors(meteora, {name: meteora._gate_rows(slot) for name, slot in slots.items()})
+    finally:
+        del hold
     save_file(gates, folder / GATES, metadata={"format": "pt"})
     if statistics is not None:
         statistics.save(folder / STATISTICS)

@@ -128,7 +128,7 @@ class Patch:
                 ops.refuse_transforms()
             if model.training and torch.is_grad_enabled():
                 bring_plans(model, context)
-            with context.enter(plan, inside=True):
+            with context.enter(plan, name, inside=True):
                 return inner(*args, **kwargs)
 
         setattr(model, name, wrapper)

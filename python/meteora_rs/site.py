@@ -29,7 +29,7 @@ class Site(nn.Module):
 
     `gate [slots, in] f32`, `gate_bias [slots] f32`, `lora_A [bytes] u8`, `lora_B_packed [bytes] u8`,
     `table [slots, 4] i32` (rust/core/src/layout.rs), `gate_screen [slots, bytes] u8` (rust/core/src/kernel/screen.rs;
-    gates are written by `SiteKernel.write_gate`, which keeps both). None is in a `state_dict`; `.to(device)` moves
+    gates are written by `_native.write_gates`, which keeps both). None is in a `state_dict`; `.to(device)` moves
     them, while `.half()` and the like leave them as they are: adapters keep their own dtype.
     """
 
@@ -96,7 +96,7 @@ class Site(nn.Module):
             out = self._op(base, x, plan)
             if out.grad_fn is not None:  # the backward pass reads the rows of this plan's snapshot
                 node: Any = out.grad_fn
-                node.metadata["meteora_hold"] = plan.native.hold()
+                node.metadata["meteora_lease"] = plan.backward_lease()
             return out
         # The same kernel through a shorter door: a call through torch's dispatcher costs about as much as one
         # token's arithmetic, and there are seven of them in every layer.

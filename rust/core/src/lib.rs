@@ -5,9 +5,11 @@
 pub mod arrow;
 pub mod dtype;
 pub mod error;
+pub mod held;
 pub mod kernel;
 pub mod layout;
 pub mod name;
+pub mod naming;
 pub mod pack;
 pub mod peft;
 pub mod registry;

@@ -61,6 +61,14 @@ impl Buffers {
         self.write_entry(slot, TableEntry::new(page_start, 0, DType::F32, 0.0));
     }
 
+    /// Makes `slot` the same adapter as `like`: the same rows, at the same rank and scaling.
+    pub fn copy_entry(&self, like: usize, slot: usize) {
+        assert!(like < self.sizes.slots, "slot {like} of {}", self.sizes.slots);
+        // SAFETY: inside the table (asserted); entries of live slots are not written.
+        let entry = unsafe { (self.table as *const TableEntry).add(like).read() };
+        self.write_entry(slot, entry);
+    }
+
     /// Writes a module's rows and its entry.
     pub fn write_slot(&self, slot: usize, page_start: usize, module: &Module) {
         let rows = |pool: usize, width: usize| {
@@ -87,7 +95,7 @@ impl Buffers {
         let width = self.sizes.in_features;
         let stride = screen_stride(width);
         assert!(slot < self.sizes.slots, "slot {slot} of {}", self.sizes.slots);
-        // SAFETY: row `slot` of each buffer; nobody reads it now: the slot is reserved, or no request runs.
+        // SAFETY: row `slot` of each buffer; nobody reads it now: the slot is reserved.
         let (row, screen) = unsafe {
             (
                 std::slice::from_raw_parts_mut((self.gate as *mut f32).add(slot * width), width),

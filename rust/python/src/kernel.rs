@@ -1,15 +1,13 @@
-//! The eager CPU path over a site's buffers, and the writing of its gates.
+//! The eager CPU path over a site's buffers.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-use meteora_core::arrow::arrow_row;
 use meteora_core::kernel::{apply, gated_lora, screen_stride, Floats, FloatsMut, Selection};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::adapter::Adapter;
 use crate::buffers::{Buffers, Sizes};
 use crate::errors::raise;
 use crate::plan::RoutePlan;
@@ -26,7 +24,7 @@ const REMEMBER_UP_TO: usize = 8 << 20;
 #[pyclass(frozen, module = "meteora_rs._native")]
 pub struct SiteKernel {
     registry: u64,
-    index: usize,
+    pub index: usize,
     group: usize,
     leads: bool,
     /// Whether the group's gate rows are equal for all live slots.
@@ -195,42 +193,6 @@ impl SiteKernel {
                 PyBytes::new(py, &weights),
             )
         })
-    }
-
-    /// Fills the gate row of `slot` with the `in_features` f32 at `row`, or with zeros.
-    fn write_gate(&self, slot: usize, row: Option<usize>, bias: f32, sign_free: bool) -> PyResult<()> {
-        let fill = |to: &mut [f32]| match row {
-            Some(from) => {
-                // SAFETY: gates/tensors.py passes the address of a contiguous CPU tensor of this size, and holds it.
-                let from = unsafe { std::slice::from_raw_parts(from as *const f32, to.len()) };
-                to.copy_from_slice(from);
-            }
-            None => to.fill(0.0),
-        };
-        self.bound()?.write_gate(slot, bias, sign_free, fill);
-        Ok(())
-    }
-
-    /// Fills the gate row of `slot` with the adapter's arrow row, which is sign-free.
-    fn write_arrow(&self, py: Python<'_>, adapter: &Adapter, slot: usize) -> PyResult<()> {
-        let buffers = self.bound()?;
-        let module = adapter
-            .inner
-            .modules
-            .iter()
-            .find(|module| module.site == self.index);
-        py.detach(|| {
-            buffers.write_gate(slot, 0.0, true, |to| match module {
-                Some(module) => arrow_row(module, to),
-                None => to.fill(0.0),
-            });
-        });
-        Ok(())
-    }
-
-    /// Whether the gate of `slot` is the same here and at `other`, to the bit.
-    fn same_gate(&self, other: &SiteKernel, slot: usize) -> PyResult<bool> {
-        Ok(self.bound()?.same_gate(&other.bound()?, slot))
     }
 }
 

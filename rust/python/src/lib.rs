@@ -4,10 +4,12 @@
 mod adapter;
 mod buffers;
 mod errors;
+mod gates;
 mod kernel;
 mod plan;
 mod records;
 mod registry;
+mod reservation;
 mod torch;
 
 use pyo3::prelude::*;
@@ -17,11 +19,15 @@ mod _native {
     #[pymodule_export]
     use super::adapter::{check_name, Adapter};
     #[pymodule_export]
+    use super::gates::{equal_gates, write_gates};
+    #[pymodule_export]
     use super::kernel::SiteKernel;
     #[pymodule_export]
     use super::plan::{Hold, RoutePlan};
     #[pymodule_export]
-    use super::registry::{Registry, Reservation};
+    use super::registry::Registry;
+    #[pymodule_export]
+    use super::reservation::{GateReservation, Reservation, Retired};
     #[pymodule_export]
     use super::torch::op::register_torch_op;
     use pyo3::prelude::*;

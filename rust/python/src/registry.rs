@@ -1,10 +1,13 @@
 //! The registry, held from Python.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
+use meteora_core::held::Held;
 use meteora_core::kernel::Options;
+use meteora_core::layout::BASE_SLOTS;
 use meteora_core::peft::SiteShape;
 use meteora_core::registry::{self, AdapterInfo, Intent, RegistryConfig};
 use meteora_core::DType;
@@ -12,10 +15,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::adapter::{Adapter, TensorParts};
-use crate::errors::{raise, to_py};
-use crate::kernel::SiteKernel;
-use crate::plan::{RouteParts, RoutePlan};
+use crate::errors::to_py;
+use crate::plan::{Hold, RouteParts, RoutePlan};
 use crate::records;
+use crate::reservation::{timeout, GateReservation, Reservation, Retired};
 
 /// Numbers plans and registries, so that none is mistaken for another.
 static SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -26,16 +29,6 @@ pub struct Registry {
     inner: registry::Registry,
     sites: Vec<SiteShape>,
     pub serial: u64,
-}
-
-/// See `_native.pyi`.
-#[pyclass(frozen, module = "meteora_rs._native")]
-pub struct Reservation {
-    inner: Mutex<Option<registry::Reservation>>,
-    #[pyo3(get)]
-    slot: usize,
-    #[pyo3(get)]
-    page_start: usize,
 }
 
 #[pymethods]
@@ -66,7 +59,13 @@ impl Registry {
 
     #[getter]
     pub fn slots(&self) -> usize {
-        self.inner.config().max_adapters + 1
+        self.inner.config().max_adapters + BASE_SLOTS
+    }
+
+    /// The slot of the base's gate row, where the gates may choose the base.
+    #[getter]
+    fn base_slot(&self) -> Option<usize> {
+        self.inner.snapshot().base_slot()
     }
 
     #[getter]
@@ -88,90 +87,116 @@ impl Registry {
         Adapter::from_memory(py, name, config_json, tensors, &self.sites)
     }
 
-    fn reserve(&self, adapter: &Adapter, reload: bool) -> PyResult<Reservation> {
+    #[pyo3(signature = (adapter, reload, if_generation))]
+    fn reserve(&self, adapter: &Adapter, reload: bool, if_generation: Option<u64>) -> PyResult<Reservation> {
         let adapter = &adapter.inner;
         let widest = adapter.dtypes.iter().copied().max_by_key(|dtype| dtype.size());
         let need = self.inner.need(adapter.max_rank, widest.unwrap_or(DType::F32));
-        let intent = if reload { Intent::Reload } else { Intent::Load };
+        let intent = match (reload, if_generation) {
+            (false, _) => Intent::Load,
+            (true, None) => Intent::Reload,
+            (true, Some(generation)) => Intent::ReloadIf(generation),
+        };
         let reserved = self.inner.reserve(&adapter.name, need, intent).map_err(to_py)?;
-        Ok(Reservation {
-            slot: reserved.slot(),
-            page_start: reserved.page_start(),
-            inner: Mutex::new(Some(reserved)),
-        })
+        Ok(Reservation::new(reserved))
     }
 
-    /// Writes a checked adapter to its reserved rows and publishes it; `write_gate` fills the gate rows of the
-    /// slot in between.
-    #[pyo3(signature = (reservation, adapter, kernels, gate, routable, write_gate))]
-    #[allow(clippy::too_many_arguments)]
+    /// Publishes an adapter that has been written to its reserved rows.
     fn publish<'py>(
         &self,
         py: Python<'py>,
         reservation: &Reservation,
         adapter: &Adapter,
-        kernels: Vec<PyRef<'py, SiteKernel>>,
         gate: &str,
         routable: bool,
-        write_gate: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let gate = records::gate_kind(gate)?;
-        let mut place = reservation.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(reserved) = place.as_ref() else {
-            return Err(raise("MeteoraError", "the reservation is used up".to_owned()));
-        };
-        let sites = kernels
-            .iter()
-            .map(|kernel| kernel.bound())
-            .collect::<PyResult<Vec<_>>>()?;
-        let (slot, page_start) = (reserved.slot(), reserved.page_start());
-        py.detach(|| {
-            for site in &sites {
-                site.clear_slot(slot, page_start);
-            }
-            for module in &adapter.inner.modules {
-                sites[module.site].write_slot(slot, page_start, module);
-            }
-        });
-        write_gate.call1((slot,))?;
         let info = AdapterInfo {
             rank: adapter.inner.max_rank,
             dtype: adapter.inner.dtypes.first().copied().unwrap_or(DType::F32),
             bytes: adapter.inner.bytes,
-            gate,
+            gate: records::gate_kind(gate)?,
             routable,
             sites: adapter.inner.modules.len(),
             source: adapter.source.clone(),
         };
-        let Some(reserved) = place.take() else {
-            return Err(raise("MeteoraError", "the reservation is used up".to_owned()));
-        };
-        let published = self.inner.publish(reserved, info);
+        let published = self.inner.publish(reservation.take(py)?, info);
         records::record(py, &published)
     }
 
-    fn unload(&self, name: &str) -> PyResult<()> {
-        self.inner.unload(name).map_err(to_py)
+    fn unload(&self, name: &str) -> PyResult<Retired> {
+        self.inner.unload(name).map(Retired::new).map_err(to_py)
+    }
+
+    fn reserve_gates(&self, names: Vec<String>, base: bool) -> PyResult<GateReservation> {
+        let reserved = self.inner.reserve_gates(&names, base).map_err(to_py)?;
+        Ok(GateReservation::new(reserved))
+    }
+
+    /// Publishes gates that have been written to their reserved slots.
+    fn publish_gates(
+        &self,
+        py: Python<'_>,
+        reservation: &GateReservation,
+        gates: Vec<(String, bool)>,
+        base_routable: Option<bool>,
+    ) -> PyResult<()> {
+        let gates = gates
+            .iter()
+            .map(|(kind, routable)| Ok((records::gate_kind(kind)?, *routable)))
+            .collect::<PyResult<Vec<_>>>()?;
+        self.inner
+            .publish_gates(reservation.take(py)?, &gates, base_routable);
+        Ok(())
+    }
+
+    fn set_alias(&self, alias: &str, target: &str, registered: bool) -> PyResult<()> {
+        self.inner.set_alias(alias, target, registered).map_err(to_py)
+    }
+
+    fn remove_alias(&self, alias: &str) -> bool {
+        self.inner.remove_alias(alias)
+    }
+
+    fn aliases(&self) -> BTreeMap<String, String> {
+        let naming = Arc::clone(self.inner.snapshot().naming());
+        let owned = naming
+            .aliases()
+            .map(|(alias, target)| (alias.to_owned(), target.to_owned()));
+        owned.collect()
+    }
+
+    fn set_group(&self, group: &str, members: Vec<String>) -> PyResult<()> {
+        self.inner.set_group(group, &members).map_err(to_py)
+    }
+
+    fn remove_group(&self, group: &str) -> bool {
+        self.inner.remove_group(group)
+    }
+
+    fn groups(&self) -> BTreeMap<String, Vec<String>> {
+        let naming = Arc::clone(self.inner.snapshot().naming());
+        let owned = naming
+            .groups()
+            .map(|(group, members)| (group.to_owned(), members.into_iter().map(str::to_owned).collect()));
+        owned.collect()
     }
 
     fn pin(&self, name: &str, pinned: bool) -> PyResult<()> {
         self.inner.pin(name, pinned).map_err(to_py)
     }
 
-    fn set_gate(&self, name: &str, gate: &str, routable: bool) -> PyResult<()> {
-        self.inner
-            .set_gate(name, records::gate_kind(gate)?, routable)
-            .map_err(to_py)?;
-        Ok(())
+    /// Holds all live adapters.
+    fn hold(&self) -> Hold {
+        Hold::new(Held::all(&self.inner.snapshot()))
     }
 
-    fn set_base_routable(&self, routable: bool) {
-        self.inner.set_base_routable(routable);
+    fn freed(&self) -> u64 {
+        self.inner.freed()
     }
 
-    #[getter]
-    fn base_routable(&self) -> bool {
-        self.inner.snapshot().base_routable()
+    fn wait_freed(&self, py: Python<'_>, seen: u64, seconds: f64) -> PyResult<u64> {
+        let timeout = timeout(seconds)?;
+        Ok(py.detach(|| self.inner.wait_freed(seen, timeout)))
     }
 
     fn readers(&self) -> usize {
@@ -197,17 +222,10 @@ impl Registry {
     fn plan(&self, routes: Vec<RouteParts>, top_k: usize, temperature: f32) -> PyResult<RoutePlan> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         RoutePlan::new(
-            self.inner.snapshot(),
+            &self.inner.snapshot(),
             routes,
             Options { top_k, temperature },
             serial,
         )
-    }
-}
-
-#[pymethods]
-impl Reservation {
-    fn abandon(&self) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }

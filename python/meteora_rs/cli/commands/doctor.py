@@ -96,5 +96,5 @@ def pools(model: str | None) -> dict[str, Any]:
     return {
         "model": model_name(model),
         "adapters": f"up to {config.max_adapters} in {config.pool_rank} rank rows (MeteoraConfig's defaults)",
-        "address space": f"{stats['bytes_reserved'] / 2**20:.0f} MiB; memory is taken as rows are written",
+        "address space": f"{stats.tiers['device'].reserved / 2**20:.0f} MiB; memory is taken as rows are written",
     }

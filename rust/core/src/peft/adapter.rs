@@ -83,7 +83,7 @@ pub enum Source<'a> {
     },
 }
 
-/// The bytes of one tensor: a range of the mapped file, or of the heap. Not aligned.
+/// The bytes of one tensor: a range of what was read of the file, or all that was handed over. Not aligned.
 #[derive(Clone)]
 pub struct TensorBytes {
     store: Arc<Store>,
@@ -92,7 +92,8 @@ pub struct TensorBytes {
 
 /// What owns bytes.
 pub(crate) enum Store {
-    Mapped(memmap2::Mmap),
+    /// A file's contents, in memory of its own from the system.
+    Read(memmap2::MmapMut),
     Heap(Vec<u8>),
 }
 
@@ -101,7 +102,7 @@ impl Deref for Store {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Store::Mapped(map) => map,
+            Store::Read(contents) => contents,
             Store::Heap(bytes) => bytes,
         }
     }

@@ -10,7 +10,7 @@ use super::Context;
 use crate::error::Result;
 
 /// Bytes that say how long the header is.
-const PREFIX: usize = 8;
+pub(crate) const PREFIX: usize = 8;
 
 /// What the header says of one tensor; the range lies within the file.
 #[derive(Debug, PartialEq)]
