@@ -98,7 +98,8 @@ EXAMPLES: list[tuple[str, str, Callable[[Meteora], object]]] = [
         lambda m: (m.set_alias("prod", "math"), m.set_alias("next", "prod")),
     ),
     (
-        "AdapterInUseError", 'adapter "math" is in use: the alias "prod" points to it; set_alias() or remove_alias() first',
+        "AdapterInUseError",
+        'adapter "math" is in use: the alias "prod" points to it; set_alias() or remove_alias() first',
         lambda m: (m.set_alias("prod", "math"), m.unload_adapter("math")),
     ),
     (

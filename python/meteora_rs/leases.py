@@ -20,11 +20,14 @@ class HeldSnapshot:
     """Adapters that a request holds: what `stats().held` lists.
 
     `what` is `routing`, `trace`, `forward`, `generate`, or `backward` for a graph that awaits its backward pass; `age`
-    is in seconds; `adapters` are the names and generations that it can reach, whose memory it keeps.
+    is in seconds; `open` is False once its block has been closed: what keeps it then is a copy of the block's context,
+    that of a task, thread or timer which was made inside. `adapters` are the names and generations that it can reach,
+    whose memory it keeps.
     """
 
     what: str
     age: float
+    open: bool
     thread: str
     task: str | None
     adapters: tuple[tuple[str, int], ...]
@@ -40,8 +43,8 @@ class Lease:
         self.plan = plan
         self.what = what
         self.since = time.monotonic()
-        self.closed = what == "backward"
-        """Whether what it was taken for has ended in the ordinary way; a graph has no end but its own."""
+        self.closed = False
+        """Whether its block has been closed; a graph has no end but its own."""
         self._thread = threading.current_thread().name
         self._task = _task_name()
         self._leases = leases
@@ -50,7 +53,8 @@ class Lease:
     def describe(self) -> HeldSnapshot:
         """What it holds, for whom, since when."""
         adapters = tuple((name, generation) for _, name, generation, _, _ in self.plan.adapters())
-        return HeldSnapshot(self.what, time.monotonic() - self.since, self._thread, self._task, adapters)
+        age = time.monotonic() - self.since
+        return HeldSnapshot(self.what, age, not self.closed, self._thread, self._task, adapters)
 
     def warn(self, what_now: str) -> None:
         """Log that its block was never closed."""
@@ -66,7 +70,7 @@ class Lease:
         if leases is None or sys.is_finalizing():  # it never came to hold anything
             return
         leases.remove(self)
-        if not self.closed:
+        if not self.closed and self.what != "backward":
             self.warn("its thread or task has ended, and its adapters are released")
 
 
