@@ -114,6 +114,7 @@ def test_requests_see_the_old_gates_until_it_ends(monkeypatch: pytest.MonkeyPatc
     from meteora_rs.gates.train.trainer import GateTrainer
 
     meteora = attached()
+    meteora.set_alias("zweiter", "second")
     slot = meteora.adapter("second").slot
     meteora.reload_adapter("second", adapter(meteora), gate="none")  # in training all the same
     ids = torch.tensor([[3, 20, 7, 31]])
@@ -125,8 +126,8 @@ def test_requests_see_the_old_gates_until_it_ends(monkeypatch: pytest.MonkeyPatc
         return compute(self, *arguments, **options)
 
     monkeypatch.setattr(GateTrainer, "compute_loss", asked)
-    train(meteora, steps=2)
-    assert seen and all(seen)
+    report = train(meteora, steps=2, data={"first": ["1 2"], "zweiter": ["30 31"], "__base__": ["40 41"]})
+    assert seen and all(seen) and report.classes == ["first", "second", "__base__"]
     assert not equal(logits(meteora.model, ids), before)
     assert meteora.adapter("second").slot != slot and meteora.adapter("second").routable
 

@@ -63,8 +63,7 @@ def train_flow_gate(
     if not names or steps < 1 or max_length < 2:
         raise ValueError("train_flow_gate: one adapter or more, steps at least 1, max_length at least 2")
     check_arguments(arguments)
-    for name in names:
-        meteora.adapter(name)
+    names = [meteora.adapter(name).name for name in names]  # no aliases
     examples = make_examples(
         {"texts": texts}, tokenizer if tokenizer is not None else own_tokenizer(meteora), max_length
     )

@@ -85,10 +85,8 @@ def train_gates(
             "train_gates: steps and top_k at least 1, max_length at least 2, beta at least 0, and above it for top_k=1"
         )
     check_arguments(arguments)
+    data = {name if name == BASE else meteora.adapter(name).name: texts for name, texts in data.items()}  # no aliases
     names = list(data)
-    for name in names:
-        if name != BASE:
-            meteora.adapter(name)
     classes = make_examples(data, tokenizer if tokenizer is not None else own_tokenizer(meteora), max_length)
     rows = None if cold else _rows_in_force(meteora, names)
     gates = SiteGates(meteora, names, rows, top_k, seed)
