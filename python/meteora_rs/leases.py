@@ -19,9 +19,9 @@ logger = logging.getLogger("meteora_rs")
 class HeldSnapshot:
     """Adapters that a request holds: what `stats().held` lists.
 
-    `what` is `routing`, `trace`, `forward`, `generate`, `training`, `layer` (weighted by a flow gate), or `backward` for
-    a graph that awaits its backward pass; `age` is in seconds; `adapters` are the names and generations that it can
-    reach, whose memory it keeps.
+    `what` is `routing`, `trace`, `forward`, `generate`, `training`, `layer` (weighted by a flow gate), or `backward`
+    for a graph that awaits its backward pass; `age` is in seconds; `adapters` are the names and generations that it
+    can reach, whose memory it keeps.
     """
 
     what: str
