@@ -5,6 +5,7 @@ meteora.json                     format version, config, bytes of the element in
 gates.safetensors                "<adapter>/<site path>.gate" [in] float32, "<adapter>/<site path>.gate_bias" [1];
                                  a site whose row equals its input group's leader's is left out
 statistics.safetensors           what the last fit kept for adapters that come later (`gates.fit.kept`); may be missing
+flow.safetensors                 the gate that weights whole layers (`gates.flow`), if one was set
 adapters/<name>/                 a PEFT folder
 """
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST, GATES, ADAPTERS = "meteora.json", "gates.safetensors", "adapters"
-STATISTICS = "statistics.safetensors"
+STATISTICS, FLOW = "statistics.safetensors", "flow.safetensors"
 
 Rows = dict[str, tuple[Tensor, float]]
 
@@ -49,6 +50,7 @@ class Manifest:
     adapters: list[dict[str, Any]]
     gates_sha256: str
     statistics_sha256: str | None
+    flow_sha256: str | None
     element_size: int
 
     def config_for(self, element_size: int) -> MeteoraConfig:
@@ -103,7 +105,7 @@ def _check_target(target: Path) -> None:
     found = {path.name for path in target.iterdir()}
     if found and not (target / MANIFEST).is_file():
         raise MeteoraError(f"{target} exists and is no bundle (it has no {MANIFEST}); choose another folder")
-    if others := sorted(found - {MANIFEST, GATES, STATISTICS, ADAPTERS}):
+    if others := sorted(found - {MANIFEST, GATES, STATISTICS, FLOW, ADAPTERS}):
         raise MeteoraError(
             f"{target} holds more than a bundle ({others[0]}), which replacing it would delete; choose another folder"
         )
@@ -133,6 +135,9 @@ def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) ->
     save_file(gates, folder / GATES, metadata={"format": "pt"})
     if statistics is not None:
         statistics.save(folder / STATISTICS)
+    flow = meteora.flow_gate
+    if flow is not None:
+        flow.save(folder / FLOW)
     manifest = {
         "format": FORMAT,
         "config": asdict(meteora.config),
@@ -141,6 +146,7 @@ def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) ->
         "adapters": adapters,
         "gates_sha256": _sha256(folder / GATES),
         "statistics_sha256": None if statistics is None else _sha256(folder / STATISTICS),
+        "flow_sha256": None if flow is None else _sha256(folder / FLOW),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
@@ -165,7 +171,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         if element_size not in (2, 4, 8):
             raise ValueError(f"element_size is 2, 4 or 8, not {element_size!r}")
         config = MeteoraConfig(**data["config"])
-        hashes = data["gates_sha256"], data.get("statistics_sha256")
+        hashes = data["gates_sha256"], data.get("statistics_sha256"), data.get("flow_sha256")
         return Manifest(config, dict(data["sites"]), adapters, *hashes, element_size)
     except AdapterFormatError:
         raise
@@ -192,6 +198,12 @@ def load_bundle(meteora: Meteora, folder: str | Path, manifest: Manifest) -> Non
         _compare_hash("statistics", folder / STATISTICS, manifest.statistics_sha256)
         widths = {group.leader.path: group.leader.in_features for group in meteora.groups}
         statistics = KeptStatistics.load(folder / STATISTICS, widths)
+    flow = None
+    if manifest.flow_sha256 is not None:
+        from meteora_rs.gates.flow import FlowGate, decoder_layers
+
+        _compare_hash("flow gate", folder / FLOW, manifest.flow_sha256)
+        flow = FlowGate.load(folder / FLOW, decoder_layers(meteora))
     for adapter in manifest.adapters:
         name, gate = adapter["name"], adapter["gate"]
         path = folder / ADAPTERS / name
@@ -207,6 +219,7 @@ def load_bundle(meteora: Meteora, folder: str | Path, manifest: Manifest) -> Non
             names.append(BASE)
         meteora.set_gates({name: rows[name] for name in names}, kind=kind)
     meteora.statistics = statistics
+    meteora.set_flow_gate(flow)
 
 
 def _sha256(path: Path) -> str:

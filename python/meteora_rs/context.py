@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from copy import copy
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+from torch import Tensor
 
 from meteora_rs import _native
 from meteora_rs.errors import RouteError
@@ -17,7 +19,12 @@ from meteora_rs.leases import Lease, Leases
 from meteora_rs.routes import Auto, Route, to_native
 
 if TYPE_CHECKING:
+    from meteora_rs.gates.flow import FlowGate
+    from meteora_rs.site import Site
     from meteora_rs.trace import Trace
+
+TakesOver: TypeAlias = "Callable[[Site, Tensor, Tensor], Tensor]"
+"""(site, base output, input) to the output with the adapters' part: what stands in for a site's own rows."""
 
 
 class Plan:
@@ -27,14 +34,21 @@ class Plan:
     a traceback whose frames know the plan keeps no adapter from being replaced.
 
     `row_route [n] int32` and `routes [R, width] int32` are the tensors of `meteora_rs::gated_lora`; `native` is the
-    same for the eager CPU path; `is_base` says that no row uses an adapter.
+    same for the eager CPU path; `is_base` says that no row uses an adapter. `flow` is the gate that weights whole
+    layers, if there is one (`gates.flow`). `takes_over` computes every site's part instead of the site: gates in
+    training, or the weights of a layer.
     """
 
     __slots__ = (
-        "_backward", "_leases", "is_base", "listed", "native", "routes", "row_route", "temperature", "top_k", "trace",
+        "_backward", "_leases", "flow", "is_base", "listed", "native", "routes", "row_route", "takes_over",
+        "temperature", "top_k", "trace",
     )  # fmt: skip
 
-    def __init__(self, native: _native.RoutePlan, trace: Trace | None, leases: Leases) -> None:
+    def __init__(
+        self, native: _native.RoutePlan, trace: Trace | None, leases: Leases, flow: FlowGate | None = None
+    ) -> None:
+        self.flow = flow
+        self.takes_over: TakesOver | None = None
         self.native = native
         self._leases = leases
         self._backward: weakref.ref[Lease] | None = None
@@ -54,7 +68,15 @@ class Plan:
 
     def traced(self, trace: Trace | None) -> Plan:
         """The same plan with another trace."""
-        return Plan(self.native, trace, self._leases)
+        plan = copy(self)
+        plan.trace = trace
+        return plan
+
+    def taken_over(self, takes_over: TakesOver) -> Plan:
+        """The same plan, with what computes every site's part."""
+        plan = copy(self)
+        plan.takes_over = takes_over
+        return plan
 
     def lease(self, what: str) -> Lease:
         """Hold the plan's adapters.
@@ -174,6 +196,8 @@ class RoutingContext:
         """Held while a plan takes its snapshot, and while gate rows change in place, which they do only if no request
         runs: neither sees half of the other. No load ever takes it."""
         self._options = (top_k, temperature)
+        self.flow: FlowGate | None = None
+        """Given to each new plan."""
         self.default = Holder(self.plan([Auto()], None))
         self.var: ContextVar[Holder] = ContextVar("meteora_rs_plan", default=self.default)
 
@@ -189,6 +213,7 @@ class RoutingContext:
         """Whether no `routing()` is open here."""
         return self.var.get() is self.default
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # where a graph breaks, what it calls is compiled too
     def plan(
         self,
         routes: Sequence[Route],
@@ -206,7 +231,7 @@ class RoutingContext:
         temperature = own_temperature if temperature is None else temperature
         with self.lock:
             native = self._registry.plan([to_native(route) for route in routes], top_k, temperature)
-        return Plan(native, trace, self.leases)
+        return Plan(native, trace, self.leases, self.flow)
 
     def refresh(self) -> None:
         """Resolve the default `Auto()` against the snapshot published now."""

@@ -12,13 +12,14 @@ from meteora_rs.handle.naming import Naming
 from meteora_rs.handle.record import AdapterRecord
 from meteora_rs.handle.routing import Routing
 from meteora_rs.handle.stats import Accounts
+from meteora_rs.handle.training import Training
 from meteora_rs.routes import Auto, Route
 from meteora_rs.trace import Trace
 
 __all__ = ["AdapterRecord", "Meteora"]
 
 
-class Meteora(Awaiting, Gating, Naming, Accounts):
+class Meteora(Awaiting, Gating, Training, Naming, Accounts):
     """The handle that `attach` returns; one for each model."""
 
     def routing(

@@ -86,6 +86,10 @@ class Patch:
             self._undo.pop()()
         self._model = None
 
+    def on_remove(self, undo: Callable[[], None]) -> None:
+        """Have `undo` called before what has been changed until now is undone."""
+        self._undo.append(undo)
+
     def _install_linear(self, linear: nn.Linear, site: Site) -> None:
         original = type(linear)
         attached = attached_class(original)
