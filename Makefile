@@ -12,6 +12,7 @@ PY := $(VENV)/bin/python
 EXTENSION := python/meteora_rs/_native.abi3.so
 RUST_SOURCES := $(shell find rust -name fuzz -prune -o -type f \( -name '*.rs' -o -name '*.toml' \) -print)
 SECONDS_PER_TARGET ?= 300
+SOAK_SECONDS ?= 3600
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 DEMO_ARGS ?=
@@ -26,9 +27,10 @@ ifeq ($(NO_COLOR)$(if $(MAKE_TERMOUT),,plain),)
   BLUE := \033[1;36m
   OFF := \033[0m
 endif
+comma := ,
 step = @printf '$(BLUE)==> %s$(OFF)\n' "$(1)"
 
-.PHONY: help env demo test test-rust test-python check check-rust check-python bench fuzz fuzz-short clean
+.PHONY: help env demo test test-rust test-python check check-rust check-python bench bench-hot soak fuzz fuzz-short clean
 
 help: ## this list
 	@printf 'meteora-rs: make <target>\n\n'
@@ -107,6 +109,10 @@ check-python: env
 bench: env ## speed as ratios to the base and peers, in one run (some minutes)
 	$(call step,Benchmarks)
 	@$(PY) -m meteora_rs.cli bench $(BENCH_ARGS)
+
+soak: env ## everything at once on a tiny model, every answer checked (SOAK_SECONDS=3600)
+	$(call step,Soaking for $(SOAK_SECONDS) s, then 10$(comma)000 loads and unloads)
+	@cd tests && SOAK_SECONDS=$(SOAK_SECONDS) $(CURDIR)/$(PY) -m soak
 
 fuzz: ## fuzz every parser (SECONDS_PER_TARGET=300; needs cargo-fuzz and a C++ compiler)
 	$(call step,Fuzzing each target for $(SECONDS_PER_TARGET) s)

@@ -40,7 +40,7 @@ class Report:
     computed: int = 0
     interrupted: int = 0
     refused: int = 0
-    changes: Counter[str] = field(default_factory=Counter)
+    changes: dict[str, int] = field(default_factory=dict)
     rss: int = 0
     rss_growth: float = 0.0
     rss_noise: float = 0.0
@@ -92,7 +92,7 @@ class Soak:
             self.alone.computed,
             self.interrupted["fault"],
             self.interrupted["refused"],
-            sum(self.changes.values(), Counter()),
+            dict(sum(self.changes.values(), Counter())),
             samples[-1][1],
             size,
             noise,
