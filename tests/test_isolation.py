@@ -1,4 +1,4 @@
-"""What lies outside a row's mask changes no bit of that row, whatever it is: other adapters, their gates, other rows."""
+"""Whatever lies outside a row's mask changes no bit of that row: other adapters, their gates, other rows."""
 
 from __future__ import annotations
 

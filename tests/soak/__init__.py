@@ -1,1 +1,1 @@
-"""Hours of requests, loads, reloads and faults on a tiny model; afterwards every answer is held against itself alone."""
+"""Requests, loads and faults for hours on a tiny model; afterwards every answer is held against itself alone."""

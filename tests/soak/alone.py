@@ -7,9 +7,10 @@ from collections import OrderedDict
 
 import meteora_rs
 from meteora_rs import Meteora, MeteoraConfig
+from tiny import tiny_model
+
 from soak.library import NAMES, gate_of
 from soak.requests import Answer, Request, Seen, answer, answer_stepwise
-from tiny import tiny_model
 
 KEPT = 4096
 """Answers that are remembered; a bound, so that an hour takes no more memory than a minute."""

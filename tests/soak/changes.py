@@ -12,6 +12,7 @@ from meteora_rs.errors import (
     AdapterNotFoundError,
     CapacityError,
 )
+
 from soak.library import NAMES, Library, gate_of
 
 CHANGES = {

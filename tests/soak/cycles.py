@@ -9,8 +9,9 @@ from pathlib import Path
 import meteora_rs
 import torch
 from meteora_rs import MeteoraConfig
-from soak.requests import Answer, Request, answer
 from tiny import adapter, tiny_model, write
+
+from soak.requests import Answer, Request, answer
 
 
 def cycles(folder: Path, count: int) -> tuple[float, int]:

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from meteora_rs import Auto, Meteora, Mix, Route
-from soak.library import NAMES
 from tiny import logits, prompt
 from torch import Tensor
 from transformers import LogitsProcessorList
+
+from soak.library import NAMES
 
 STEPS = 4
 PROMPTS = 8

@@ -16,12 +16,13 @@ import meteora_rs
 import torch
 from meteora_rs import Meteora, MeteoraConfig
 from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, RouteError
+from tiny import tiny_model
+
 from soak.alone import Alone
 from soak.changes import change, clear
 from soak.library import Library, make_library
 from soak.requests import Answer, Request, answer, answer_stepwise, draw_request
 from soak.watch import Watchdog, growth, rss_bytes
-from tiny import tiny_model
 
 TASKS = 4
 SAMPLES = 200
