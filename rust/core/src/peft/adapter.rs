@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::folder::Root;
 use crate::dtype::DType;
 
 /// The shape of one adapted linear of the model.
@@ -33,6 +34,10 @@ pub struct Limits {
     pub max_file_bytes: u64,
     /// The rank of one module.
     pub max_rank: usize,
+    /// Tensors of one adapter.
+    pub max_tensors: usize,
+    /// Levels of lists and objects in JSON; 127 at most.
+    pub max_json_depth: usize,
     /// Entries of `rank_pattern`, `alpha_pattern`, `target_modules` and the like, each.
     pub max_patterns: usize,
 }
@@ -44,6 +49,8 @@ impl Default for Limits {
             max_header_bytes: 4 << 20,
             max_file_bytes: 16 << 30,
             max_rank: 4096,
+            max_tensors: 32_768,
+            max_json_depth: 32,
             max_patterns: 4096,
         }
     }
@@ -67,6 +74,8 @@ pub struct MemoryTensor {
 pub enum Source<'a> {
     /// A folder with `adapter_config.json` and `adapter_model.safetensors`.
     Folder(&'a Path),
+    /// The same, beneath a root that nothing may lead out of.
+    Beneath(&'a Root, &'a Path),
     /// A config and a state dict.
     Memory {
         /// The text of `adapter_config.json`.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use safetensors::SafeTensors;
 
 use super::adapter::Limits;
-use super::json::Json;
+use super::json::{check_depth, Json};
 use super::Context;
 use crate::error::Result;
 
@@ -20,6 +20,15 @@ pub(crate) struct Entry {
     pub(crate) dtype: String,
     pub(crate) shape: Vec<usize>,
     pub(crate) range: Range<usize>,
+}
+
+/// Errors: [`Error::AdapterFormat`](crate::Error::AdapterFormat) if an adapter has more tensors than are allowed.
+pub(crate) fn check_count(count: usize, limits: &Limits, context: &Context) -> Result<()> {
+    let limit = limits.max_tensors;
+    match count > limit {
+        true => Err(context.format(format!("has {count} tensors, more than the limit of {limit}"))),
+        false => Ok(()),
+    }
 }
 
 /// The tensors of a file, in the order of their bytes.
@@ -53,17 +62,21 @@ pub(crate) fn parse(file: &[u8], limits: &Limits, context: &Context) -> Result<V
             "safetensors header: {length} bytes announced, {most} there"
         )));
     };
+    let not_json = |reason| context.format(format!("safetensors header: {reason}"));
+    check_depth(header, limits.max_json_depth).map_err(not_json)?;
     let (_, metadata) = SafeTensors::read_metadata(file).map_err(|error| {
         context.format(format!(
             "safetensors header: {}",
             super::shown(&error.to_string())
         ))
     })?;
-    Json::parse(header).map_err(|reason| context.format(format!("safetensors header: {reason}")))?;
+    let names = metadata.offset_keys();
+    check_count(names.len(), limits, context)?;
+    Json::parse(header, limits.max_json_depth).map_err(not_json)?;
 
     let start = PREFIX + header.len();
     let mut entries = Vec::new();
-    for name in metadata.offset_keys() {
+    for name in names {
         let Some(info) = metadata.info(&name) else {
             continue;
         };

@@ -3,6 +3,7 @@
 pub mod adapter;
 mod config;
 mod file;
+mod folder;
 mod header;
 mod json;
 mod load;
@@ -13,6 +14,7 @@ mod tensor_name;
 mod values;
 
 pub use adapter::{Adapter, Limits, MemoryTensor, Module, SiteShape, Source, TensorBytes};
+pub use folder::Root;
 pub use load::parse;
 pub(crate) use values::to_f32;
 
