@@ -16,7 +16,7 @@ from soak.watch import PATIENCE, Watchdog, growth
 def test_answers_are_what_they_are_alone(tmp_path: Path) -> None:
     report = Soak(tmp_path, seed=1).run(15)
     assert report.answers > 50 and report.interrupted > 0
-    assert {"load", "reload", "unload", "load broken"} <= set(report.changes)
+    assert {"load", "reload", "unload", "set_gates", "load broken", "aload", "aload: cancelled"} <= set(report.changes)
     assert report.rss_growth <= max(32 << 20, 3 * report.rss_noise)
 
 

@@ -31,7 +31,7 @@ class Alone:
         Raises:
             AssertionError: they differ in a bit.
         """
-        key = (found.request, found.request.uses(found.seen))
+        key = (found.request.named(found.seen), found.seen)
         expected = self._known.pop(key, None)
         if expected is None:
             self.computed += 1

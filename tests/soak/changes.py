@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from random import Random
 
@@ -14,6 +15,7 @@ from meteora_rs.errors import (
 )
 
 from soak.library import NAMES, Library, gate_of
+from soak.requests import ALIAS, GROUP
 
 CHANGES = {
     "load": 5,
@@ -23,6 +25,9 @@ CHANGES = {
     "pin": 1,
     "unpin": 3,
     "set_gates": 1,
+    "set_alias": 1,
+    "remove_alias": 1,
+    "set_group": 1,
     "load broken": 1,
     "reload broken": 1,
 }
@@ -49,13 +54,43 @@ def change(meteora: Meteora, library: Library, random: Random, done: Counter[str
         elif what == "reload, gate kept":
             meteora.reload_adapter(name, folder)
         elif what == "unload":
-            meteora.unload_adapter(name)
+            meteora.unload_adapter(name, wait=random.choice((None, 0.01)))
         elif what in ("pin", "unpin"):
             meteora.pin_adapter(name, what == "pin")
         elif what == "set_gates":
             meteora.set_gates({name: gate_of(meteora, name, "fitted")}, kind="fitted")
+        elif what == "set_alias":
+            meteora.set_alias(ALIAS, name)
+        elif what == "remove_alias":
+            meteora.remove_alias(ALIAS)
+        elif what == "set_group":
+            meteora.set_group(GROUP, random.sample(NAMES, 2))
         else:
             _refused(meteora, what == "load broken", name, random.choice(library.broken))
+    except REFUSALS as error:
+        done[f"{what}: {type(error).__name__}"] += 1
+    else:
+        done[what] += 1
+
+
+async def change_awaited(meteora: Meteora, library: Library, random: Random, done: Counter[str]) -> None:
+    """One change from an event loop, often cancelled midway; counts what came of it."""
+    name, folder = library.draw(random)
+    what, act = random.choice(
+        (
+            ("aload", lambda: meteora.aload_adapter(folder, name, gate=gate_of(meteora, name, "tensors"))),
+            ("areload", lambda: meteora.areload_adapter(name, folder, gate=gate_of(meteora, name, "tensors"))),
+            ("aunload", lambda: meteora.aunload_adapter(name, wait=0.01)),
+        )
+    )
+    task = asyncio.ensure_future(act())
+    if random.random() < 0.5:
+        await asyncio.sleep(random.choice((0.0, 0.0005, 0.001, 0.002)))
+        task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        done[f"{what}: cancelled"] += 1
     except REFUSALS as error:
         done[f"{what}: {type(error).__name__}"] += 1
     else:
@@ -75,6 +110,8 @@ def _refused(meteora: Meteora, load: bool, name: str, folder: object) -> None:
 
 def clear(meteora: Meteora) -> None:
     """Unload all."""
+    if ALIAS in meteora.aliases():
+        meteora.remove_alias(ALIAS)
     for name in NAMES:
         try:
             meteora.pin_adapter(name, False)

@@ -36,7 +36,7 @@ def cycles(folder: Path, count: int) -> tuple[float, int]:
     start = time.perf_counter()
     try:
         for _ in range(count):
-            while meteora.stats()["slots"]["free"] == 0:  # running requests hold those of before
+            while meteora.stats().slots.free == 0:  # running requests hold those of before
                 time.sleep(0.0005)
             meteora.load_adapter(source, "new", gate="none")
             meteora.unload_adapter("new")
@@ -47,5 +47,5 @@ def cycles(folder: Path, count: int) -> tuple[float, int]:
     assert not thread.is_alive()
     assert len({found.digest for found in answers}) == 1
     stats = meteora.stats()
-    assert stats["slots"]["free"] == 2 and stats["rank_rows"]["free"] == 16, stats
+    assert stats.slots.free == 2 and stats.rank_rows.free == 16, stats
     return seconds, len(answers)

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -19,11 +19,12 @@ from transformers import LogitsProcessorList
 from soak.library import NAMES
 
 STEPS = 4
+ALIAS, GROUP = "prod", "tenant"
 PROMPTS = 8
 """Few enough that many requests can share one answer of the oracle's."""
 
 Seen = tuple[tuple[str, str, str], ...]
-"""(name, source, gate) of the adapters that a request saw, in slot order: sums run in that order."""
+"""(name, source, gate) of the adapters that a request can reach, in slot order: sums run in that order."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,13 @@ class Request:
     stepwise: bool = False
     rows: int = 2
 
-    def uses(self, seen: Seen) -> Seen:
-        """Those of the adapters seen that the routes allow."""
-        routes = self.routes if isinstance(self.routes, tuple) else (self.routes or Auto(),)
-        if any(isinstance(route, Auto) and route.only is None for route in routes):
-            return seen
-        allowed: set[str] = set()
-        for route in routes:
-            if isinstance(route, Auto):
-                allowed.update(route.only or ())
-            else:
-                allowed.update(route.weights if isinstance(route, Mix) else (str(route),))
-        return tuple(each for each in seen if each[0] in allowed)
+    def named(self, seen: Seen) -> Request:
+        """The same request with its aliases and groups replaced by what they stood for."""
+        if self.routes == ALIAS:
+            return replace(self, routes=seen[0][0])
+        if self.routes == Auto(only=f"@{GROUP}"):
+            return replace(self, routes=Auto(only=sorted(name for name, _, _ in seen)))
+        return self
 
 
 @dataclass(frozen=True)
@@ -71,9 +67,11 @@ def draw_request(random: Random, stepwise: bool) -> Request:
             return Mix({name: 0.5 + at for at, name in enumerate(sorted(random.sample(NAMES, 2)))})
         return "__base__"
 
-    kind = random.randrange(8)
+    kind = random.randrange(10)
     routes: Route | tuple[Route, ...] | None = (route(), Auto()) if kind == 0 else (route(), route())
-    if kind > 1:
+    if kind > 7:
+        routes = ALIAS if kind == 8 else Auto(only=f"@{GROUP}")
+    elif kind > 1:
         routes = Auto() if kind == 2 else None if kind == 3 and not stepwise else route()
     return Request(routes, random.randrange(PROMPTS), stepwise)
 

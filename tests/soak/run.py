@@ -19,7 +19,7 @@ from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, RouteErro
 from tiny import tiny_model
 
 from soak.alone import Alone
-from soak.changes import change, clear
+from soak.changes import change, change_awaited, clear
 from soak.library import Library, make_library
 from soak.requests import Answer, Request, answer, answer_stepwise, draw_request
 from soak.watch import Watchdog, growth, rss_bytes
@@ -70,7 +70,6 @@ class Soak:
             AssertionError: an answer is not what it is alone, or rows were left behind.
             TimeoutError: a worker stood still.
         """
-        before = self.meteora.stats()
         works: dict[str, Callable[[str], None]] = {"tasks": self._serve_tasks}
         works |= {f"generate {at}": self._generate for at in range(generating)}
         works |= {f"load {at}": self._load for at in range(loading)}
@@ -83,9 +82,9 @@ class Soak:
         self._raise()
         clear(self.meteora)
         after = self.meteora.stats()
-        for what in ("slots", "rank_rows"):
-            assert after[what]["free"] == after[what]["total"], f"{what} were left behind: {after}"
-        assert after["readers"] == before["readers"], f"readers were left behind: {after}"
+        for usage in (after.slots, after.rank_rows):
+            assert usage.free == usage.total, f"left behind: {after}"
+        assert not after.held, f"requests that never ended: {after}"
         size, noise = growth(samples[len(samples) // 2 :])
         return Report(
             seconds,
@@ -187,8 +186,15 @@ class Soak:
                     self._put(found)
                 self.progress[name] += 1
 
+        async def loader(random: Random) -> None:
+            done = self.changes[name] = Counter()
+            while not self.stop.is_set():
+                await change_awaited(self.meteora, self.library, random, done)
+                await asyncio.sleep(0.001)
+
         async def clients() -> None:
-            await asyncio.gather(*(client(Random(f"{self.seed} {name} {at}")) for at in range(TASKS)))
+            draws = [Random(f"{self.seed} {name} {at}") for at in range(TASKS + 1)]
+            await asyncio.gather(loader(draws[0]), *(client(random) for random in draws[1:]))
 
         asyncio.run(clients())
 
