@@ -30,7 +30,7 @@ endif
 comma := ,
 step = @printf '$(BLUE)==> %s$(OFF)\n' "$(1)"
 
-.PHONY: help env demo test test-rust test-python check check-rust check-python bench bench-hot soak fuzz fuzz-short clean
+.PHONY: help env demo test test-rust test-python check check-rust check-python bench bench-hot soak loom fuzz fuzz-short clean
 
 help: ## this list
 	@printf 'meteora-rs: make <target>\n\n'
@@ -110,9 +110,18 @@ bench: env ## speed as ratios to the base and peers, in one run (some minutes)
 	$(call step,Benchmarks)
 	@$(PY) -m meteora_rs.cli bench $(BENCH_ARGS)
 
+bench-hot: env ## what loads cost those who run, PEFT beside us (some minutes)
+	$(call step,Benchmarks of hot loading)
+	@$(PY) -m benchmarks.hot $(BENCH_ARGS)
+
 soak: env ## everything at once on a tiny model, every answer checked (SOAK_SECONDS=3600)
 	$(call step,Soaking for $(SOAK_SECONDS) s, then 10$(comma)000 loads and unloads)
 	@cd tests && SOAK_SECONDS=$(SOAK_SECONDS) $(CURDIR)/$(PY) -m soak
+
+loom: $(VENV)/.stamp-requirements ## the registry under every order of events of two threads
+	$(call step,Loom)
+	@RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 cargo test --release --package meteora-core --test loom \
+	  --target-dir target/loom
 
 fuzz: ## fuzz every parser (SECONDS_PER_TARGET=300; needs cargo-fuzz and a C++ compiler)
 	$(call step,Fuzzing each target for $(SECONDS_PER_TARGET) s)

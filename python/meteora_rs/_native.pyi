@@ -101,8 +101,17 @@ class RoutePlan:
 @final
 class Registry:
     def __new__(
-        cls, max_adapters: int, pool_rank: int, element_size: int, sites: Sequence[tuple[str, int, int, int]]
+        cls,
+        max_adapters: int,
+        pool_rank: int,
+        element_size: int,
+        sites: Sequence[tuple[str, int, int, int]],
+        limits: dict[str, int] | None = None,
+        root: str | None = None,
     ) -> Registry: ...
+    @property
+    def has_root(self) -> bool: ...
+    def check_sizes(self, name: str, tensors: int, bytes: int) -> None: ...
     @property
     def slots(self) -> int: ...
     @property
@@ -135,7 +144,11 @@ class Registry:
     def record(self, name: str) -> dict[str, Any]: ...
     def stats(self) -> dict[str, Any]: ...
     def plan(
-        self, routes: Sequence[tuple[str, list[str], list[float]]], top_k: int, temperature: float
+        self,
+        routes: Sequence[tuple[str, list[str], list[float]]],
+        top_k: int,
+        temperature: float,
+        within: RoutePlan | None,
     ) -> RoutePlan: ...
 
 @final

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from meteora_rs.config import LARGEST_POOL, MeteoraConfig
+from meteora_rs.config import LARGEST_POOL, OF_HOST, MeteoraConfig
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError, MeteoraError
 from meteora_rs.handle.pipeline import GIVEN
 from meteora_rs.peft_folder import write_peft_folder
@@ -135,7 +135,7 @@ def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) ->
         statistics.save(folder / STATISTICS)
     manifest = {
         "format": FORMAT,
-        "config": asdict(meteora.config),
+        "config": {key: value for key, value in asdict(meteora.config).items() if key not in OF_HOST},
         "element_size": meteora.element_size,
         "sites": _shapes(meteora),
         "adapters": adapters,
@@ -157,7 +157,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         data = json.loads(path.read_text())
         if data["format"] != FORMAT:
             raise AdapterFormatError(f"bundle format {data['format']!r}; this version reads {FORMAT} (file: {path})")
-        known = {field.name for field in fields(MeteoraConfig)}
+        known = {field.name for field in fields(MeteoraConfig)} - set(OF_HOST)
         if unknown := sorted(set(data["config"]) - known):
             raise ValueError(f"config.{unknown[0]} is not known")
         adapters = [{key: adapter[key] for key in ("name", "gate", "pinned", "sha256")} for adapter in data["adapters"]]

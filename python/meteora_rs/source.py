@@ -23,14 +23,19 @@ AdapterSource: TypeAlias = str | os.PathLike[str] | Mapping[str, Any]
 def parse(registry: _native.Registry, source: AdapterSource, name: str, revision: str | None = None) -> _native.Adapter:
     """The checked adapter of `source`: a PEFT folder, a hub id, or `{"config": …, "tensors": state_dict}`.
 
+    Where the registry has an adapter root, folders are found beneath it, and there are no hub ids.
+
     Raises:
         AdapterFormatError: the name, the config or a tensor is malformed or does not fit the model.
         AdapterUnsupportedError: an option of PEFT's that would change the result and is not supported.
+        PermissionError: the path leads out of the adapter root.
         OSError: the files can't be read or the hub can't be reached.
     """
     _native.check_name(name)
     if isinstance(source, Mapping):
         return _parse_memory(registry, source, name)
+    if registry.has_root:
+        return registry.parse_folder(name, os.fspath(source))
     return registry.parse_folder(name, str(resolve_folder(source, revision)))
 
 
@@ -67,10 +72,16 @@ def _parse_memory(registry: _native.Registry, source: Mapping[str, Any], name: s
         config = config.to_dict()
     try:
         text = config if isinstance(config, str) else json.dumps(dict(config), default=_plain)
-        tensors = [(str(key), *_parts(value)) for key, value in dict(source["tensors"]).items()]
+        given = {str(key): value for key, value in dict(source["tensors"]).items()}
+        registry.check_sizes(name, len(given), sum(map(_nbytes, given.values())))  # before they are copied
+        tensors = [(key, *_parts(value)) for key, value in given.items()]
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: torch, of a tensor that has no plain data
         raise AdapterFormatError(f"adapter {name!r}: {error} (file: <memory>)") from error
     return registry.parse_memory(name, text, tensors)
+
+
+def _nbytes(value: Any) -> int:
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
 
 
 def _parts(value: Any) -> tuple[str, list[int], bytes]:

@@ -6,6 +6,7 @@ use meteora_core::peft;
 use pyo3::prelude::*;
 
 use crate::errors::to_py;
+use crate::parsing::Parsing;
 
 /// See `_native.pyi`.
 #[pyclass(frozen, module = "meteora_rs._native")]
@@ -18,19 +19,13 @@ pub struct Adapter {
 pub type TensorParts = (String, String, Vec<usize>, Vec<u8>);
 
 impl Adapter {
-    pub fn from_folder(
-        py: Python<'_>,
-        name: &str,
-        folder: PathBuf,
-        sites: &[peft::SiteShape],
-    ) -> PyResult<Adapter> {
+    pub fn from_folder(py: Python<'_>, name: &str, folder: PathBuf, parsing: &Parsing) -> PyResult<Adapter> {
         py.detach(|| {
-            let inner = peft::parse(
-                name,
-                peft::Source::Folder(&folder),
-                sites,
-                &peft::Limits::default(),
-            )?;
+            let source = match &parsing.root {
+                Some(root) => peft::Source::Beneath(root, &folder),
+                None => peft::Source::Folder(&folder),
+            };
+            let inner = parsing.parse(name, source)?;
             Ok(Adapter {
                 inner,
                 source: folder.display().to_string(),
@@ -44,7 +39,7 @@ impl Adapter {
         name: &str,
         config_json: &str,
         tensors: Vec<TensorParts>,
-        sites: &[peft::SiteShape],
+        parsing: &Parsing,
     ) -> PyResult<Adapter> {
         let tensors = tensors
             .into_iter()
@@ -57,7 +52,7 @@ impl Adapter {
             .collect();
         py.detach(|| {
             let source = peft::Source::Memory { config_json, tensors };
-            let inner = peft::parse(name, source, sites, &peft::Limits::default())?;
+            let inner = parsing.parse(name, source)?;
             Ok(Adapter {
                 inner,
                 source: "<memory>".to_owned(),

@@ -1,7 +1,9 @@
 //! The one map from the core's errors to Python's classes.
 
+use std::io::ErrorKind;
+
 use meteora_core::Error;
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyOSError, PyPermissionError};
 use pyo3::prelude::*;
 
 /// The exception for a core error: the class of `meteora_rs.errors` with the variant's name, or `OSError`.
@@ -18,6 +20,9 @@ pub fn to_py(error: Error) -> PyErr {
             let path = path.display().to_string();
             return match source.raw_os_error() {
                 Some(errno) => PyOSError::new_err((errno, strerror(source), path)),
+                None if source.kind() == ErrorKind::PermissionDenied => {
+                    PyPermissionError::new_err(format!("{path}: {source}"))
+                }
                 None => PyOSError::new_err(format!("{path}: {source}")),
             };
         }

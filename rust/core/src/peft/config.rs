@@ -1,7 +1,7 @@
 //! `adapter_config.json`: every key is read, known to change nothing, or refused.
 
-use super::adapter::Limits;
 use super::json::Json;
+use super::limits::Limits;
 use super::pattern::Pattern;
 use super::reader::Reader;
 use super::targets::Targets;

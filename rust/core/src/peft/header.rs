@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use safetensors::SafeTensors;
 
-use super::adapter::Limits;
 use super::json::{check_depth, Json};
+use super::limits::Limits;
 use super::Context;
 use crate::error::Result;
 
@@ -20,15 +20,6 @@ pub(crate) struct Entry {
     pub(crate) dtype: String,
     pub(crate) shape: Vec<usize>,
     pub(crate) range: Range<usize>,
-}
-
-/// Errors: [`Error::AdapterFormat`](crate::Error::AdapterFormat) if an adapter has more tensors than are allowed.
-pub(crate) fn check_count(count: usize, limits: &Limits, context: &Context) -> Result<()> {
-    let limit = limits.max_tensors;
-    match count > limit {
-        true => Err(context.format(format!("has {count} tensors, more than the limit of {limit}"))),
-        false => Ok(()),
-    }
 }
 
 /// The tensors of a file, in the order of their bytes.
@@ -71,7 +62,7 @@ pub(crate) fn parse(file: &[u8], limits: &Limits, context: &Context) -> Result<V
         ))
     })?;
     let names = metadata.offset_keys();
-    check_count(names.len(), limits, context)?;
+    limits.check(names.len(), 0, context)?;
     Json::parse(header, limits.max_json_depth).map_err(not_json)?;
 
     let start = PREFIX + header.len();

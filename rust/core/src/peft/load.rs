@@ -4,19 +4,19 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::adapter::{Adapter, Limits, MemoryTensor, Module, SiteShape, Source, Store, TensorBytes};
+use super::adapter::{Adapter, MemoryTensor, Module, SiteShape, Source, Store, TensorBytes};
 use super::config::{self, Config};
 use super::file::{self, Reading};
 use super::folder::{io_error, Folder};
+use super::limits::Limits;
 use super::tensor_name::{self, Half};
-use super::{header, values, Context};
+use super::{header, values, Context, MEMORY};
 use crate::dtype::DType;
 use crate::error::Result;
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
 const PICKLED: &str = "adapter_model.bin";
-const MEMORY: &str = "<memory>";
 
 /// A tensor whose key and contents are still unchecked.
 struct Raw {
@@ -112,12 +112,8 @@ fn from_folder(name: &str, folder: &Folder<'_>, sites: &[SiteShape], limits: &Li
 
 /// The tensors of a state dict, held to the same limits as a file.
 fn in_memory(tensors: Vec<MemoryTensor>, limits: &Limits, context: &Context) -> Result<Vec<Raw>> {
-    header::check_count(tensors.len(), limits, context)?;
-    let bytes = tensors.iter().map(|tensor| tensor.data.len() as u64).sum::<u64>();
-    if bytes > limits.max_file_bytes {
-        let limit = limits.max_file_bytes;
-        return Err(context.format(format!("has {bytes} bytes, more than the limit of {limit}")));
-    }
+    let bytes = tensors.iter().map(|tensor| tensor.data.len() as u64).sum();
+    limits.check(tensors.len(), bytes, context)?;
     Ok(tensors.into_iter().map(here).collect())
 }
 
