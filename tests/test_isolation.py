@@ -9,7 +9,7 @@ import meteora_rs
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meteora_rs import Auto, Meteora, MeteoraConfig, Mix, Route
+from meteora_rs import Auto, Meteora, MeteoraConfig, Mix, Route, _native
 from meteora_rs.ops.layout import auto_record, fixed_record
 from op_case import OpCase, make_case
 from tiny import VOCABULARY, adapter, equal, gate_rows, prompt, tiny_model
@@ -148,12 +148,12 @@ def spoil(meteora: Meteora, kept: set[str], random: torch.Generator) -> None:
             pool.copy_(random_bytes(pool, random))
         for (page_start, rank, _, _), _slot in inside:
             for (pool, width), old in zip(pools, before, strict=True):
-                start = page_start * meteora_rs._native.PAGE_BYTES_PER_COLUMN * width
+                start = page_start * _native.PAGE_BYTES_PER_COLUMN * width
                 rows = slice(start, start + rank * width * 4)
                 pool[rows] = old[rows]
         for slot in set(range(len(site.gate))) - slots:
             row, bias = wild((site.in_features,), random), wild((1,), random)
-            site.kernel.write_gate(slot, row.data_ptr(), float(bias), bool(slot % 2))
+            _native.write_gates([site.kernel], slot, [(row.data_ptr(), float(bias), bool(slot % 2))])
 
 
 @settings(max_examples=25, deadline=None)

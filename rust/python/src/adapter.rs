@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use meteora_core::peft;
 use pyo3::prelude::*;
 
-use crate::errors::to_py;
+use crate::errors::{contained, to_py};
 use crate::parsing::Parsing;
 
 /// See `_native.pyi`.
@@ -20,7 +20,7 @@ pub type TensorParts = (String, String, Vec<usize>, Vec<u8>);
 
 impl Adapter {
     pub fn from_folder(py: Python<'_>, name: &str, folder: PathBuf, parsing: &Parsing) -> PyResult<Adapter> {
-        py.detach(|| {
+        contained(py, || {
             let source = match &parsing.root {
                 Some(root) => peft::Source::Beneath(root, &folder),
                 None => peft::Source::Folder(&folder),
@@ -30,7 +30,7 @@ impl Adapter {
                 inner,
                 source: folder.display().to_string(),
             })
-        })
+        })?
         .map_err(to_py)
     }
 
@@ -50,14 +50,14 @@ impl Adapter {
                 data,
             })
             .collect();
-        py.detach(|| {
+        contained(py, || {
             let source = peft::Source::Memory { config_json, tensors };
             let inner = parsing.parse(name, source)?;
             Ok(Adapter {
                 inner,
                 source: "<memory>".to_owned(),
             })
-        })
+        })?
         .map_err(to_py)
     }
 }

@@ -1,6 +1,7 @@
 //! The one map from the core's errors to Python's classes.
 
 use std::io::ErrorKind;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use meteora_core::Error;
 use pyo3::exceptions::{PyOSError, PyPermissionError};
@@ -28,6 +29,22 @@ pub fn to_py(error: Error) -> PyErr {
         }
     };
     raise(class, error.to_string())
+}
+
+/// Work without the GIL. A panic in it becomes a MeteoraError: PyO3's own exception for it is no `Exception`, and would
+/// end a service that outlives every other error of a load.
+pub fn contained<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyResult<T> {
+    py.detach(|| catch_unwind(AssertUnwindSafe(work)))
+        .map_err(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("a panic");
+            raise(
+                "MeteoraError",
+                format!("internal error, please report it: {text}"),
+            )
+        })
 }
 
 /// An exception of `meteora_rs.errors`, by name.
