@@ -34,7 +34,7 @@ def forget(folder: Path) -> None:
 
 
 def warm_load(meteora: Meteora, source: Path, times: int = 40) -> dict[str, dict[str, float]]:
-    """Milliseconds of a load from a warm page cache into a free slot, for each kind of gate; parsing by itself."""
+    """Milliseconds of a load from a warm page cache into a free slot, for each kind of gate, and of its stages."""
     result = {}
     gates: dict[str, Any] = {
         "none": "none",
@@ -43,12 +43,16 @@ def warm_load(meteora: Meteora, source: Path, times: int = 40) -> dict[str, dict
     }
     for kind, gate in gates.items():
         loads, unloads = [], []
+        stages: dict[str, list[float]] = {}
         for _ in range(times + 2):
             loads.append(timed(lambda gate=gate: meteora.load_adapter(source, "new", gate=gate)))
+            for stage, times_of in meteora.stats().loads.items():
+                stages.setdefault(f"{stage}_ms", []).append(times_of.last * 1e3)
             unloads.append(timed(lambda: meteora.unload_adapter("new")))
-        result[kind] = {**_spread(loads[2:]), "unload_median_ms": round(statistics.median(unloads[2:]), 3)}
-    parses = [timed(lambda: meteora._registry.parse_folder("new", str(source))) for _ in range(times)]
-    return {**result, "parse alone": _spread(parses)}
+        by_stage = {stage: round(statistics.median(values[2:]), 3) for stage, values in stages.items()}
+        unload = round(statistics.median(unloads[2:]), 3)
+        result[kind] = {**_spread(loads[2:]), **by_stage, "unload_median_ms": unload}
+    return result
 
 
 def _spread(values: list[float]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from meteora_rs.config import LARGEST_POOL, OF_HOST, MeteoraConfig
@@ -28,6 +28,7 @@ from meteora_rs.errors import AdapterFormatError, AdapterInUseError, MeteoraErro
 from meteora_rs.handle.pipeline import GIVEN
 from meteora_rs.peft_folder import write_peft_folder
 from meteora_rs.routes import BASE
+from meteora_rs.tensor_file import save_tensors
 
 if TYPE_CHECKING:
     from meteora_rs.gates.fit.kept import KeptStatistics
@@ -130,7 +131,7 @@ def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) ->
         gates = _gate_tensors(meteora, {name: meteora._gate_rows(slot) for name, slot in slots.items()})
     finally:
         del hold
-    save_file(gates, folder / GATES, metadata={"format": "pt"})
+    save_tensors(gates, folder / GATES, metadata={"format": "pt"})
     if statistics is not None:
         statistics.save(folder / STATISTICS)
     manifest = {

@@ -74,22 +74,30 @@ def _parse_memory(registry: _native.Registry, source: Mapping[str, Any], name: s
         text = config if isinstance(config, str) else json.dumps(dict(config), default=_plain)
         given = {str(key): value for key, value in dict(source["tensors"]).items()}
         registry.check_sizes(name, len(given), sum(map(_nbytes, given.values())))  # before they are copied
-        tensors = [(key, *_parts(value)) for key, value in given.items()]
+        tensors = {key: _plain_tensor(value) for key, value in given.items()}
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: torch, of a tensor that has no plain data
         raise AdapterFormatError(f"adapter {name!r}: {error} (file: <memory>)") from error
-    return registry.parse_memory(name, text, tensors)
+    # By address: they are copied without the GIL, and live until then.
+    parts = [(key, _dtype(x), list(x.shape), x.data_ptr(), x.nbytes) for key, x in tensors.items()]
+    return registry.parse_memory(name, text, parts)
 
 
 def _nbytes(value: Any) -> int:
     return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
 
 
-def _parts(value: Any) -> tuple[str, list[int], bytes]:
+def _plain_tensor(value: Any) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"the values of 'tensors' are torch tensors, not {type(value).__name__}")
-    tensor = value.detach().cpu().contiguous()
-    data = tensor.view(torch.uint8) if tensor.dim() else tensor.reshape(1).view(torch.uint8)
-    return str(tensor.dtype).removeprefix("torch."), list(tensor.shape), data.numpy().tobytes()
+    tensor = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    tensor.data_ptr()  # a tensor of another kind (sparse, meta) has none, and says so here or is refused below
+    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise TypeError(f"a {tensor.device.type} tensor of layout {tensor.layout} has no plain data")
+    return tensor
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _plain(value: Any) -> Any:

@@ -15,8 +15,8 @@ pub struct Adapter {
     pub source: String,
 }
 
-/// (name, dtype, shape, bytes) of a tensor in memory.
-pub type TensorParts = (String, String, Vec<usize>, Vec<u8>);
+/// (name, dtype, shape, address, bytes) of a tensor in memory.
+pub type TensorParts = (String, String, Vec<usize>, usize, usize);
 
 impl Adapter {
     pub fn from_folder(py: Python<'_>, name: &str, folder: PathBuf, parsing: &Parsing) -> PyResult<Adapter> {
@@ -41,16 +41,8 @@ impl Adapter {
         tensors: Vec<TensorParts>,
         parsing: &Parsing,
     ) -> PyResult<Adapter> {
-        let tensors = tensors
-            .into_iter()
-            .map(|(name, dtype, shape, data)| peft::MemoryTensor {
-                name,
-                dtype,
-                shape,
-                data,
-            })
-            .collect();
         contained(py, || {
+            let tensors = tensors.into_iter().map(copied).collect();
             let source = peft::Source::Memory { config_json, tensors };
             let inner = parsing.parse(name, source)?;
             Ok(Adapter {
@@ -91,6 +83,21 @@ impl Adapter {
 
     fn content_hash(&self, py: Python<'_>) -> String {
         py.detach(|| self.inner.content_hash())
+    }
+}
+
+/// Its bytes as they are now: a tensor of Python's may change while it is checked.
+fn copied((name, dtype, shape, address, bytes): TensorParts) -> peft::MemoryTensor {
+    let data = match bytes {
+        0 => Vec::new(),
+        // SAFETY: source.py passes the address of a contiguous CPU tensor of this size, and holds it during the call.
+        _ => unsafe { std::slice::from_raw_parts(address as *const u8, bytes) }.to_vec(),
+    };
+    peft::MemoryTensor {
+        name,
+        dtype,
+        shape,
+        data,
     }
 }
 
