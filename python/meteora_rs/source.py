@@ -75,6 +75,8 @@ def _parse_memory(registry: _native.Registry, source: Mapping[str, Any], name: s
         given = {str(key): value for key, value in dict(source["tensors"]).items()}
         registry.check_sizes(name, len(given), sum(map(_nbytes, given.values())))  # before they are copied
         tensors = {key: _plain_tensor(value) for key, value in given.items()}
+    except AdapterFormatError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: torch, of a tensor that has no plain data
         raise AdapterFormatError(f"adapter {name!r}: {error} (file: <memory>)") from error
     # By address: they are copied without the GIL, and live until then.
