@@ -7,6 +7,7 @@ from meteora_rs.handle.stats import Stats
 from meteora_rs.handle.unloading import Unloaded
 from meteora_rs.importing import import_official
 from meteora_rs.leases import HeldSnapshot
+from meteora_rs.limits import Limits
 from meteora_rs.meteora import AdapterRecord, Meteora
 from meteora_rs.routes import BASE, Auto, Mix, Route
 from meteora_rs.trace import Trace
@@ -16,6 +17,7 @@ __all__ = [
     "AdapterRecord",
     "Auto",
     "HeldSnapshot",
+    "Limits",
     "Meteora",
     "MeteoraConfig",
     "Mix",

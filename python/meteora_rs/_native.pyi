@@ -101,8 +101,17 @@ class RoutePlan:
 @final
 class Registry:
     def __new__(
-        cls, max_adapters: int, pool_rank: int, element_size: int, sites: Sequence[tuple[str, int, int, int]]
+        cls,
+        max_adapters: int,
+        pool_rank: int,
+        element_size: int,
+        sites: Sequence[tuple[str, int, int, int]],
+        limits: dict[str, int] | None = None,
+        root: str | None = None,
     ) -> Registry: ...
+    @property
+    def has_root(self) -> bool: ...
+    def check_sizes(self, name: str, tensors: int, bytes: int) -> None: ...
     @property
     def slots(self) -> int: ...
     @property
@@ -111,7 +120,7 @@ class Registry:
     def base_slot(self) -> int | None: ...
     def parse_folder(self, name: str, folder: str) -> Adapter: ...
     def parse_memory(
-        self, name: str, config_json: str, tensors: Sequence[tuple[str, str, list[int], bytes]]
+        self, name: str, config_json: str, tensors: Sequence[tuple[str, str, list[int], int, int]]
     ) -> Adapter: ...
     def reserve(self, adapter: Adapter, reload: bool, if_generation: int | None) -> Reservation: ...
     def publish(self, reservation: Reservation, adapter: Adapter, gate: str, routable: bool) -> dict[str, Any]: ...
@@ -135,7 +144,11 @@ class Registry:
     def record(self, name: str) -> dict[str, Any]: ...
     def stats(self) -> dict[str, Any]: ...
     def plan(
-        self, routes: Sequence[tuple[str, list[str], list[float]]], top_k: int, temperature: float
+        self,
+        routes: Sequence[tuple[str, list[str], list[float]]],
+        top_k: int,
+        temperature: float,
+        within: RoutePlan | None,
     ) -> RoutePlan: ...
 
 @final

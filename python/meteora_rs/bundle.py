@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from meteora_rs.config import LARGEST_POOL, MeteoraConfig
+from meteora_rs.config import LARGEST_POOL, OF_HOST, MeteoraConfig
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError, MeteoraError
 from meteora_rs.handle.pipeline import GIVEN
 from meteora_rs.peft_folder import write_peft_folder
 from meteora_rs.routes import BASE
+from meteora_rs.tensor_file import save_tensors
 
 if TYPE_CHECKING:
     from meteora_rs.gates.fit.kept import KeptStatistics
@@ -132,7 +133,7 @@ def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) ->
         gates = _gate_tensors(meteora, {name: meteora._gate_rows(slot) for name, slot in slots.items()})
     finally:
         del hold
-    save_file(gates, folder / GATES, metadata={"format": "pt"})
+    save_tensors(gates, folder / GATES, metadata={"format": "pt"})
     if statistics is not None:
         statistics.save(folder / STATISTICS)
     flow = meteora.flow_gate
@@ -140,7 +141,7 @@ def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) ->
         flow.save(folder / FLOW)
     manifest = {
         "format": FORMAT,
-        "config": asdict(meteora.config),
+        "config": {key: value for key, value in asdict(meteora.config).items() if key not in OF_HOST},
         "element_size": meteora.element_size,
         "sites": _shapes(meteora),
         "adapters": adapters,
@@ -163,7 +164,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         data = json.loads(path.read_text())
         if data["format"] != FORMAT:
             raise AdapterFormatError(f"bundle format {data['format']!r}; this version reads {FORMAT} (file: {path})")
-        known = {field.name for field in fields(MeteoraConfig)}
+        known = {field.name for field in fields(MeteoraConfig)} - set(OF_HOST)
         if unknown := sorted(set(data["config"]) - known):
             raise ValueError(f"config.{unknown[0]} is not known")
         adapters = [{key: adapter[key] for key in ("name", "gate", "pinned", "sha256")} for adapter in data["adapters"]]

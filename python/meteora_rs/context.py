@@ -220,8 +220,11 @@ class RoutingContext:
         trace: Trace | None,
         top_k: int | None = None,
         temperature: float | None = None,
+        within: Plan | None = None,
     ) -> Plan:
         """A plan for `routes` on the snapshot published now; what is None is as `attach` was told.
+
+        An error tells of no adapter that `within` can't reach: they may be others'.
 
         Raises:
             AdapterNotFoundError, RouteError: see `Meteora.routing`.
@@ -229,8 +232,9 @@ class RoutingContext:
         own_top_k, own_temperature = self._options
         top_k = own_top_k if top_k is None else top_k
         temperature = own_temperature if temperature is None else temperature
+        told = None if within is None else within.native
         with self.lock:
-            native = self._registry.plan([to_native(route) for route in routes], top_k, temperature)
+            native = self._registry.plan([to_native(route) for route in routes], top_k, temperature, told)
         return Plan(native, trace, self.leases, self.flow)
 
     def refresh(self) -> None:

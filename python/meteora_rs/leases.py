@@ -20,9 +20,9 @@ class HeldSnapshot:
     """Adapters that a request holds: what `stats().held` lists.
 
     `what` is `routing`, `trace`, `forward`, `generate`, `training`, `layer` (weighted by a flow gate), or `backward`
-    for a graph that awaits its backward pass; `age` is in seconds; `open` is False once its block has been closed: what keeps it then is a copy of the block's context,
-    that of a task, thread or timer which was made inside. `adapters` are the names and generations that it can reach,
-    whose memory it keeps.
+    for a graph that awaits its backward pass; `age` is in seconds; `open` is False once its block has been closed: what
+    keeps it then is a copy of the block's context, that of a task, thread or timer which was made inside. `adapters`
+    are the names and generations that it can reach, whose memory it keeps.
     """
 
     what: str

@@ -14,6 +14,7 @@ from meteora_rs.config import MeteoraConfig
 from meteora_rs.context import RoutingContext
 from meteora_rs.errors import MeteoraError
 from meteora_rs.groups import InputGroup
+from meteora_rs.handle.forked import make_threads
 from meteora_rs.handle.record import AdapterRecord
 from meteora_rs.handle.times import Times
 from meteora_rs.patch import Patch
@@ -22,9 +23,6 @@ from meteora_rs.site import Site
 if TYPE_CHECKING:
     from meteora_rs.gates.fit.kept import KeptStatistics
     from meteora_rs.meteora import Meteora
-
-LOADERS = 2
-"""Threads for loads that are awaited, of their own: an event loop's may all be busy generating."""
 
 
 class Attached:
@@ -40,8 +38,9 @@ class Attached:
         self._registry = registry
         self._context: RoutingContext = patch.context
         # Whoever publishes holds it for that moment; what is long (parsing, writing) comes before. No request takes it.
-        self._writer = threading.Lock()
-        self._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="meteora-load")
+        self._writer: threading.Lock
+        self._loaders: ThreadPoolExecutor
+        make_threads(self)
         self.times = Times()
         """What each stage of the loads took."""
         self.statistics: KeptStatistics | None = None

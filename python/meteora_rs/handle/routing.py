@@ -34,7 +34,9 @@ class Routing(ContextDecorator):
         replace(meteora.config, **{key: value for key, value in changed.items() if value is not None})  # checks them
         listed: Sequence[Route] = [routes] if isinstance(routes, str) or not isinstance(routes, Sequence) else routes
         context = meteora._context
-        plan = context.plan(listed, context.current().trace, self._top_k, self._temperature)
+        current = context.current()
+        within = None if context.is_default() else current
+        plan = context.plan(listed, current.trace, self._top_k, self._temperature, within)
         self._block = context.enter(plan, "routing")
         self._block.__enter__()
 

@@ -1,10 +1,10 @@
 //! What a request keeps in place.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use crate::registry::SlotLease;
 use crate::snapshot::{Entry, Snapshot};
+use crate::sync::{AtomicUsize, Ordering};
 
 /// The adapters of a snapshot that a request can reach: theirs, and no others', are not rewritten while this is held.
 ///

@@ -16,6 +16,7 @@ pub mod registry;
 pub mod route;
 pub mod rows;
 pub mod snapshot;
+mod sync;
 
 pub use dtype::DType;
 pub use error::{Error, Result};

@@ -16,7 +16,7 @@ mod stats;
 mod writer;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 pub use gates::GateReservation;
@@ -32,6 +32,7 @@ use crate::held::Readers;
 use crate::naming::Naming;
 use crate::rows::{Need, Rows};
 use crate::snapshot::{Entry, Published, Snapshot};
+use crate::sync::{Mutex, MutexGuard};
 use space::Pool;
 use writer::Writer;
 

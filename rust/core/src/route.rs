@@ -101,9 +101,18 @@ fn record(snapshot: &Snapshot, row: usize, route: &Route) -> Result<Vec<i32>> {
     match route {
         Route::Base => Ok(fixed(snapshot, Vec::new())),
         Route::Named(name) => Ok(fixed(snapshot, vec![(snapshot.routed(name)?.slot(), 1.0)])),
-        Route::Mix(weights) => Ok(fixed(snapshot, mix(snapshot, row, weights)?)),
+        Route::Mix(weights) => {
+            let made = mix(snapshot, row, weights);
+            let told =
+                made.map_err(|error| error.telling(|known| weights.iter().any(|(name, _)| name == known)));
+            Ok(fixed(snapshot, told?))
+        }
         Route::Auto { only: None } => Ok(auto(snapshot, snapshot.candidates())),
-        Route::Auto { only: Some(names) } => Ok(auto(snapshot, &listed(snapshot, row, names)?)),
+        Route::Auto { only: Some(names) } => {
+            let made = listed(snapshot, row, names);
+            let told = made.map_err(|error| error.telling(|known| names.iter().any(|name| name == known)));
+            Ok(auto(snapshot, &told?))
+        }
     }
 }
 

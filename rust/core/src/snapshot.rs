@@ -1,14 +1,14 @@
 //! What a request holds: the adapters that were live when it began.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, TryLockError};
+use std::sync::{Arc, PoisonError, TryLockError};
 
 use crate::error::{Error, Result};
 use crate::held::Readers;
 use crate::layout::BASE_SLOTS;
 use crate::naming::Naming;
 use crate::registry::{AdapterId, AdapterInfo, RowsLease, SlotLease};
+use crate::sync::{spin_loop, AtomicUsize, Ordering, RwLock};
 
 /// One generation of an adapter. Its slot and rows are free again when the last snapshot that holds it, and
 /// every later generation in the same place, are gone.
@@ -228,7 +228,7 @@ impl Published {
             if let Some(snapshot) = found {
                 return snapshot;
             }
-            std::hint::spin_loop();
+            spin_loop();
         }
     }
 

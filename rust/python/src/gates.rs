@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 
 use crate::adapter::Adapter;
 use crate::buffers::Buffers;
-use crate::errors::raise;
+use crate::errors::{contained, raise};
 use crate::kernel::SiteKernel;
 
 /// (address of `in_features` f32, bias, whether the row is sign-free), as gates/tensors.py gives it.
@@ -50,7 +50,7 @@ pub fn write_gates(
         (None, Some(adapter)) => Source::Arrow(adapter),
         (None, None) => Source::Zero,
     };
-    py.detach(|| {
+    contained(py, || {
         for (place, (index, site)) in sites.iter().enumerate() {
             if let Some(like) = like {
                 site.copy_entry(like, slot);
@@ -72,8 +72,7 @@ pub fn write_gates(
                 Source::Zero => site.write_gate(slot, 0.0, false, |to| to.fill(0.0)),
             }
         }
-    });
-    Ok(())
+    })
 }
 
 fn write_arrow(site: &Buffers, slot: usize, adapter: &Adapter, index: usize) {

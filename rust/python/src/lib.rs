@@ -6,6 +6,7 @@ mod buffers;
 mod errors;
 mod gates;
 mod kernel;
+mod parsing;
 mod plan;
 mod records;
 mod registry;

@@ -46,9 +46,15 @@ impl RoutePlan {
         routes: Vec<RouteParts>,
         options: Options,
         serial: u64,
+        within: Option<&RoutePlan>,
     ) -> PyResult<RoutePlan> {
         let routes = routes.into_iter().map(to_core).collect::<PyResult<Vec<_>>>()?;
-        let made = plan(snapshot, &routes).map_err(to_py)?;
+        let made = plan(snapshot, &routes).map_err(|error| {
+            to_py(match within {
+                Some(within) => error.telling(|name| within.reaches(name)),
+                None => error,
+            })
+        })?;
         let names = snapshot
             .entries()
             .map(|entry| (entry.slot(), entry.name().to_owned()))
@@ -72,6 +78,11 @@ impl RoutePlan {
             records: &self.records,
             width: self.width,
         }
+    }
+
+    fn reaches(&self, name: &str) -> bool {
+        self.held()
+            .is_ok_and(|held| held.entries().iter().any(|entry| entry.name() == name))
     }
 
     fn held(&self) -> PyResult<Arc<Held>> {

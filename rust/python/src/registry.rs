@@ -1,6 +1,6 @@
 //! The registry, held from Python.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -8,7 +8,6 @@ use std::sync::Arc;
 use meteora_core::held::Held;
 use meteora_core::kernel::Options;
 use meteora_core::layout::BASE_SLOTS;
-use meteora_core::peft::SiteShape;
 use meteora_core::registry::{self, AdapterInfo, Intent, RegistryConfig};
 use meteora_core::DType;
 use pyo3::prelude::*;
@@ -16,6 +15,7 @@ use pyo3::types::PyDict;
 
 use crate::adapter::{Adapter, TensorParts};
 use crate::errors::to_py;
+use crate::parsing::{Parsing, SiteParts};
 use crate::plan::{Hold, RouteParts, RoutePlan};
 use crate::records;
 use crate::reservation::{timeout, GateReservation, Reservation, Retired};
@@ -27,34 +27,41 @@ static SERIAL: AtomicU64 = AtomicU64::new(1);
 #[pyclass(frozen, module = "meteora_rs._native")]
 pub struct Registry {
     inner: registry::Registry,
-    sites: Vec<SiteShape>,
+    parsing: Parsing,
     pub serial: u64,
 }
 
 #[pymethods]
 impl Registry {
     #[new]
+    #[pyo3(signature = (max_adapters, pool_rank, element_size, sites, limits=None, root=None))]
     fn new(
         max_adapters: usize,
         pool_rank: usize,
         element_size: usize,
-        sites: Vec<(String, usize, usize, usize)>,
-    ) -> Registry {
-        let site = |(path, in_features, out_features, layer)| SiteShape {
-            path,
-            in_features,
-            out_features,
-            layer: Some(layer),
-        };
-        Registry {
+        sites: Vec<SiteParts>,
+        limits: Option<HashMap<String, u64>>,
+        root: Option<PathBuf>,
+    ) -> PyResult<Registry> {
+        let parsing = Parsing::new(sites, limits.unwrap_or_default(), root)?;
+        Ok(Registry {
             inner: registry::Registry::new(RegistryConfig {
                 max_adapters,
                 pool_rank,
                 element_size,
             }),
-            sites: sites.into_iter().map(site).collect(),
+            parsing,
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
-        }
+        })
+    }
+
+    #[getter]
+    fn has_root(&self) -> bool {
+        self.parsing.has_root()
+    }
+
+    fn check_sizes(&self, name: &str, tensors: usize, bytes: u64) -> PyResult<()> {
+        self.parsing.check_sizes(name, tensors, bytes)
     }
 
     #[getter]
@@ -74,7 +81,7 @@ impl Registry {
     }
 
     fn parse_folder(&self, py: Python<'_>, name: &str, folder: PathBuf) -> PyResult<Adapter> {
-        Adapter::from_folder(py, name, folder, &self.sites)
+        Adapter::from_folder(py, name, folder, &self.parsing)
     }
 
     fn parse_memory(
@@ -84,7 +91,7 @@ impl Registry {
         config_json: &str,
         tensors: Vec<TensorParts>,
     ) -> PyResult<Adapter> {
-        Adapter::from_memory(py, name, config_json, tensors, &self.sites)
+        Adapter::from_memory(py, name, config_json, tensors, &self.parsing)
     }
 
     #[pyo3(signature = (adapter, reload, if_generation))]
@@ -219,13 +226,16 @@ impl Registry {
         records::stats(py, &self.inner.stats())
     }
 
-    fn plan(&self, routes: Vec<RouteParts>, top_k: usize, temperature: f32) -> PyResult<RoutePlan> {
+    /// `within`: the plan in force, beyond whose adapters no error tells of any.
+    fn plan(
+        &self,
+        routes: Vec<RouteParts>,
+        top_k: usize,
+        temperature: f32,
+        within: Option<&RoutePlan>,
+    ) -> PyResult<RoutePlan> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        RoutePlan::new(
-            &self.inner.snapshot(),
-            routes,
-            Options { top_k, temperature },
-            serial,
-        )
+        let options = Options { top_k, temperature };
+        RoutePlan::new(&self.inner.snapshot(), routes, options, serial, within)
     }
 }

@@ -9,7 +9,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::adapter::Adapter;
-use crate::errors::raise;
+use crate::errors::{contained, raise};
 use crate::kernel::SiteKernel;
 use crate::plan::Hold;
 
@@ -92,7 +92,7 @@ impl Reservation {
             .map(|kernel| kernel.bound())
             .collect::<PyResult<Vec<_>>>()?;
         let modules = &adapter.inner.modules;
-        py.detach(|| {
+        contained(py, || {
             let place = lock(&self.inner); // held while writing: nobody gives the rows away meanwhile
             let reserved = place.as_ref()?;
             let (slot, page_start) = (reserved.slot(), reserved.page_start());
@@ -106,7 +106,7 @@ impl Reservation {
                 sites[module.site].write_slot(slot, page_start, module);
             }
             Some(true)
-        })
+        })?
         .ok_or_else(used_up)
     }
 

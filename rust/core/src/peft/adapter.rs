@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::folder::Root;
 use crate::dtype::DType;
 
 /// The shape of one adapted linear of the model.
@@ -20,33 +21,6 @@ pub struct SiteShape {
     pub out_features: usize,
     /// The decoder layer it belongs to, where there is one.
     pub layer: Option<usize>,
-}
-
-/// Sizes beyond which a file is refused unread: none is reached by a real adapter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of `adapter_config.json`.
-    pub max_config_bytes: u64,
-    /// Bytes of the safetensors header; it grows some 16-fold when parsed.
-    pub max_header_bytes: u64,
-    /// Bytes of `adapter_model.safetensors`.
-    pub max_file_bytes: u64,
-    /// The rank of one module.
-    pub max_rank: usize,
-    /// Entries of `rank_pattern`, `alpha_pattern`, `target_modules` and the like, each.
-    pub max_patterns: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            max_config_bytes: 1 << 20,
-            max_header_bytes: 4 << 20,
-            max_file_bytes: 16 << 30,
-            max_rank: 4096,
-            max_patterns: 4096,
-        }
-    }
 }
 
 /// A tensor handed over in memory. The bytes are owned: a tensor of Python's may change while it is checked.
@@ -67,6 +41,8 @@ pub struct MemoryTensor {
 pub enum Source<'a> {
     /// A folder with `adapter_config.json` and `adapter_model.safetensors`.
     Folder(&'a Path),
+    /// The same, beneath a root that nothing may lead out of.
+    Beneath(&'a Root, &'a Path),
     /// A config and a state dict.
     Memory {
         /// The text of `adapter_config.json`.

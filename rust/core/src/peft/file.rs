@@ -3,40 +3,34 @@
 //! No file is mapped. A mapped file that is truncated ends the process with SIGBUS, and one that is written into changes
 //! after it was checked; what is read is ours. A file that changes while it is read is an error.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use memmap2::{MmapMut, MmapOptions};
 
+use super::folder::{io_error, Folder, Opened};
 use super::Context;
 use crate::error::{Error, Result};
 
-/// Opens a regular file, links followed (hub caches are links into a blob store). A device is refused before it is
-/// opened, since opening one can act on it; the opened file is looked at again, since a path can change meanwhile.
-fn open(path: &Path, context: &Context, limit: u64) -> Result<File> {
-    let refuse = |kind| context.format(format!("is {kind}, not a regular file"));
-    let metadata = std::fs::metadata(path).map_err(|source| io(path, source))?;
-    if !metadata.is_file() {
-        return Err(refuse(if metadata.is_dir() {
-            "a folder"
-        } else {
-            "a device, pipe or socket"
-        }));
-    }
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-    }
-    let file = options.open(path).map_err(|source| io(path, source))?;
-    let metadata = file.metadata().map_err(|source| io(path, source))?;
-    if !metadata.is_file() {
-        return Err(refuse("not what it was when it was looked at"));
-    }
+/// Opens a regular file. What was looked at before it was opened is looked at again, since a path can change meanwhile.
+fn open(folder: &Folder<'_>, name: &str, context: &Context, limit: u64) -> Result<File> {
+    let failed = |source| io_error(&folder.path(name), source);
+    let (file, metadata) = match folder.open(name).map_err(failed)? {
+        Opened::File(file) => {
+            let metadata = file.metadata().map_err(failed)?;
+            (Some(file), metadata)
+        }
+        Opened::Other(metadata) => (None, metadata),
+    };
+    let kind = if metadata.is_dir() {
+        "a folder"
+    } else {
+        "a device, pipe or socket"
+    };
+    let file = file.filter(|_| metadata.is_file());
+    let file = file.ok_or_else(|| context.format(format!("is {kind}, not a regular file")))?;
     if metadata.len() > limit {
         return Err(context.format(format!(
             "has {} bytes, more than the limit of {limit}",
@@ -51,7 +45,7 @@ fn open(path: &Path, context: &Context, limit: u64) -> Result<File> {
 /// The memory is the file's length at once, and takes place as it is filled.
 pub(crate) struct Reading<'a> {
     file: File,
-    path: &'a Path,
+    path: PathBuf,
     context: &'a Context,
     before: Stamp,
     contents: MmapMut,
@@ -60,19 +54,26 @@ pub(crate) struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     /// Errors: [`Error::AdapterFormat`] if it is no regular file or larger than `limit` bytes; [`Error::Io`].
-    pub(crate) fn open(path: &'a Path, context: &'a Context, limit: u64) -> Result<Reading<'a>> {
-        let failed = |source| io(path, source);
-        let file = open(path, context, limit)?;
+    pub(crate) fn open(
+        folder: &Folder<'_>,
+        name: &str,
+        context: &'a Context,
+        limit: u64,
+    ) -> Result<Reading<'a>> {
+        let path = folder.path(name);
+        let failed = |source| io_error(&path, source);
+        let file = open(folder, name, context, limit)?;
         settle(&file.metadata().map_err(failed)?);
         let metadata = file.metadata().map_err(failed)?;
         let length = usize::try_from(metadata.len().min(limit));
         let length = length.map_err(|_| failed(ErrorKind::OutOfMemory.into()))?;
+        let contents = MmapOptions::new().len(length).map_anon().map_err(failed)?;
         Ok(Reading {
             file,
             path,
             context,
             before: Stamp::of(&metadata),
-            contents: MmapOptions::new().len(length).map_anon().map_err(failed)?,
+            contents,
             read: 0,
         })
     }
@@ -85,7 +86,7 @@ impl<'a> Reading<'a> {
         if self.read < end {
             match self.file.read_exact(&mut self.contents[self.read..end]) {
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(changed(self.context)),
-                Err(error) => return Err(io(self.path, error)),
+                Err(error) => return Err(io_error(&self.path, error)),
                 Ok(()) => self.read = end,
             }
         }
@@ -97,7 +98,10 @@ impl<'a> Reading<'a> {
     /// Errors: [`Error::AdapterFormat`] if it was written to since it was opened; [`Error::Io`].
     pub(crate) fn finish(mut self) -> Result<(MmapMut, Stamp)> {
         self.head(u64::MAX)?;
-        let metadata = self.file.metadata().map_err(|source| io(self.path, source))?;
+        let metadata = self
+            .file
+            .metadata()
+            .map_err(|source| io_error(&self.path, source))?;
         if Stamp::of(&metadata) != self.before {
             return Err(changed(self.context));
         }
@@ -106,18 +110,23 @@ impl<'a> Reading<'a> {
 }
 
 /// The contents of a small file, and the stamp of their state. Errors: as [`Reading`].
-pub(crate) fn read(path: &Path, context: &Context, limit: u64) -> Result<(MmapMut, Stamp)> {
-    Reading::open(path, context, limit)?.finish()
+pub(crate) fn read(
+    folder: &Folder<'_>,
+    name: &str,
+    context: &Context,
+    limit: u64,
+) -> Result<(MmapMut, Stamp)> {
+    Reading::open(folder, name, context, limit)?.finish()
 }
 
-/// Holds a path against the stamp of what was read from it: a folder's files belong together.
+/// Holds a name against the stamp of what was read under it: a folder's files belong together.
 ///
 /// Errors: [`Error::AdapterFormat`] if another file is there now, or the same was written to; [`Error::Io`].
-pub(crate) fn unchanged(path: &Path, context: &Context, stamp: Stamp) -> Result<()> {
-    match std::fs::metadata(path) {
+pub(crate) fn unchanged(folder: &Folder<'_>, name: &str, context: &Context, stamp: Stamp) -> Result<()> {
+    match folder.metadata(name) {
         Ok(metadata) if Stamp::of(&metadata) == stamp => Ok(()),
         Ok(_) => Err(changed(context)),
-        Err(source) => Err(io(path, source)),
+        Err(source) => Err(io_error(&folder.path(name), source)),
     }
 }
 
@@ -169,19 +178,6 @@ fn settle(metadata: &Metadata) {
         .and_then(|written| SystemTime::now().duration_since(written).ok());
     if let Some(rest) = age.and_then(|age| TICK.checked_sub(age)) {
         std::thread::sleep(rest);
-    }
-}
-
-/// Whether there is something at the path; an error counts as nothing.
-pub(crate) fn exists(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok()
-}
-
-/// An error of the system, with its path.
-pub(crate) fn io(path: &Path, source: std::io::Error) -> Error {
-    Error::Io {
-        path: path.to_owned(),
-        source,
     }
 }
 

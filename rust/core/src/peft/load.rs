@@ -2,20 +2,21 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
-use super::adapter::{Adapter, Limits, MemoryTensor, Module, SiteShape, Source, Store, TensorBytes};
+use super::adapter::{Adapter, MemoryTensor, Module, SiteShape, Source, Store, TensorBytes};
 use super::config::{self, Config};
 use super::file::{self, Reading};
+use super::folder::{io_error, Folder};
+use super::limits::Limits;
 use super::tensor_name::{self, Half};
-use super::{header, values, Context};
+use super::{header, values, Context, MEMORY};
 use crate::dtype::DType;
 use crate::error::Result;
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
-const MEMORY: &str = "<memory>";
+const PICKLED: &str = "adapter_model.bin";
 
 /// A tensor whose key and contents are still unchecked.
 struct Raw {
@@ -63,40 +64,57 @@ struct Checked {
 pub fn parse(name: &str, source: Source<'_>, sites: &[SiteShape], limits: &Limits) -> Result<Adapter> {
     crate::name::check(name)?;
     let (config_json, context) = match source {
-        Source::Folder(folder) => return from_folder(name, folder, sites, limits),
+        Source::Folder(folder) => {
+            std::fs::metadata(folder).map_err(|source| io_error(folder, source))?;
+            return from_folder(name, &Folder::Anywhere(folder), sites, limits);
+        }
+        Source::Beneath(root, folder) => return from_folder(name, &root.folder(folder)?, sites, limits),
         Source::Memory { config_json, .. } => (config_json.as_bytes(), Context::new(name, MEMORY)),
         Source::Bytes { config_json, .. } => (config_json, Context::new(name, MEMORY)),
     };
     let config = config::parse(config_json, limits, &context)?;
     let (raw, store) = match source {
-        Source::Memory { tensors, .. } => (tensors.into_iter().map(here).collect(), Vec::new()),
+        Source::Memory { tensors, .. } => (in_memory(tensors, limits, &context)?, Vec::new()),
         Source::Bytes { safetensors, .. } => (announced(&safetensors, limits, &context)?, safetensors),
-        Source::Folder(_) => unreachable!("handled above"),
+        Source::Folder(_) | Source::Beneath(..) => unreachable!("handled above"),
     };
     let pairs = place(raw, &config, sites, &context)?;
     adapter(name, pairs, Store::Heap(store), config, sites, &context)
 }
 
-fn from_folder(name: &str, folder: &Path, sites: &[SiteShape], limits: &Limits) -> Result<Adapter> {
-    std::fs::metadata(folder).map_err(|source| file::io(folder, source))?;
-    let (config_path, path) = (folder.join(CONFIG), folder.join(TENSORS));
-    let config_context = Context::new(name, config_path.display().to_string());
-    let (text, stamp) = file::read(&config_path, &config_context, limits.max_config_bytes)?;
+fn from_folder(name: &str, folder: &Folder<'_>, sites: &[SiteShape], limits: &Limits) -> Result<Adapter> {
+    let context = |file: &str| Context::new(name, folder.path(file).display().to_string());
+    let config_context = context(CONFIG);
+    let (text, stamp) = file::read(folder, CONFIG, &config_context, limits.max_config_bytes)?;
     let config = config::parse(&text, limits, &config_context)?;
-    let context = Context::new(name, path.display().to_string());
-    let mut reading = match Reading::open(&path, &context, limits.max_file_bytes) {
-        Err(error) if file::is_not_found(&error) && file::exists(&folder.join("adapter_model.bin")) => {
+    let tensors_context = context(TENSORS);
+    let mut reading = match Reading::open(folder, TENSORS, &tensors_context, limits.max_file_bytes) {
+        Err(error) if file::is_not_found(&error) && folder.metadata(PICKLED).is_ok() => {
             let reason = "pickled tensors can run code when they are read; save the adapter as safetensors";
-            let context = Context::new(name, folder.join("adapter_model.bin").display().to_string());
-            return Err(context.unsupported("safe_serialization=False", reason));
+            return Err(context(PICKLED).unsupported("safe_serialization=False", reason));
         }
         opened => opened?,
     };
     let head = reading.head(limits.max_header_bytes.saturating_add(header::PREFIX as u64))?;
-    let pairs = place(announced(head, limits, &context)?, &config, sites, &context)?;
+    let raw = announced(head, limits, &tensors_context)?;
+    let pairs = place(raw, &config, sites, &tensors_context)?;
     let (contents, _) = reading.finish()?;
-    file::unchanged(&config_path, &config_context, stamp)?;
-    adapter(name, pairs, Store::Read(contents), config, sites, &context)
+    file::unchanged(folder, CONFIG, &config_context, stamp)?;
+    adapter(
+        name,
+        pairs,
+        Store::Read(contents),
+        config,
+        sites,
+        &tensors_context,
+    )
+}
+
+/// The tensors of a state dict, held to the same limits as a file.
+fn in_memory(tensors: Vec<MemoryTensor>, limits: &Limits, context: &Context) -> Result<Vec<Raw>> {
+    let bytes = tensors.iter().map(|tensor| tensor.data.len() as u64).sum();
+    limits.check(tensors.len(), bytes, context)?;
+    Ok(tensors.into_iter().map(here).collect())
 }
 
 fn here(tensor: MemoryTensor) -> Raw {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::layout::BASE_SLOTS;
 use crate::rows::{Need, Rows};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// What the pools hold. Its lock is a leaf: nothing else is locked, and no lease dropped, under it.
 #[derive(Debug)]
@@ -151,10 +152,17 @@ impl Pool {
         timeout: Duration,
         mut waits: impl FnMut(&PoolState) -> bool,
     ) -> MutexGuard<'_, PoolState> {
-        self.given_back
-            .wait_timeout_while(self.lock(), timeout, |state| waits(state))
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
+        let end = Instant::now().checked_add(timeout);
+        let mut state = self.lock();
+        while waits(&state) {
+            let left = end.map_or(timeout, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                break;
+            }
+            let waited = self.given_back.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state
     }
 }
 
