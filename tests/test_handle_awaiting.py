@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import pytest
-from meteora_rs import Meteora, MeteoraConfig, _native, attach
+from meteora_rs import Meteora, MeteoraConfig, attach
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError
 from meteora_rs.gates import ArrowGate, TensorGate
 from tiny import adapter, equal, gate_rows, logits, prompt, usage
@@ -183,7 +184,7 @@ def test_the_loop_is_not_held_up(loaded: Meteora) -> None:
         asyncio.run(main())
 
 
-@pytest.mark.parametrize("call", ["write_rows", "write_gates", "equal_gates", "parse"])
+@pytest.mark.parametrize("call", ["write_rows", "write_gates", "parse"])
 def test_the_long_calls_leave_the_interpreter_to_others(call: str) -> None:
     """A thread counts in Python while another is in the call: with the GIL held, it could not."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -200,11 +201,9 @@ def test_the_long_calls_leave_the_interpreter_to_others(call: str) -> None:
     parsed = parse(registry, source, "a")
     reservation = registry.reserve(parsed, False, None)
     gate = TensorGate("a", gate_rows(meteora, 0), meteora.sites)
-    groups = [[site.kernel for site in group.sites] for group in meteora.groups]
     calls: dict[str, Callable[[], object]] = {
         "write_rows": lambda: reservation.write_rows(parsed, kernels),
         "write_gates": lambda: gate.write(reservation.slot),
-        "equal_gates": lambda: _native.equal_gates(groups, reservation.slot),
         "parse": lambda: parse(registry, source, "b"),
     }
     inside = False
@@ -217,7 +216,8 @@ def test_the_long_calls_leave_the_interpreter_to_others(call: str) -> None:
 
     thread = threading.Thread(target=count)
     thread.start()
-    for _ in range(40):
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
         # Between these two lines the interpreter would change threads after 5 ms only, if the call did not let go.
         inside = True
         calls[call]()
