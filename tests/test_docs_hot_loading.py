@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from meteora_rs import Meteora, errors
+from meteora_rs import Meteora, Stats, errors
 from tiny import adapter, prompt, write
 
 PAGE = (Path(__file__).parents[1] / "docs" / "hot-loading.md").read_text()
@@ -32,5 +32,5 @@ def test_its_table_has_every_error() -> None:
 def test_what_it_calls_exists() -> None:
     called = set(re.findall(r"`(\w+)\(", PAGE)) - {"routing", "Auto"}
     called |= {"aload_adapter", "areload_adapter", "aunload_adapter", "save_pretrained", "fit_gates", "routing"}
-    missing = {name for name in called if not hasattr(Meteora, name)}
+    missing = {name for name in called if not hasattr(Meteora, name) and not hasattr(Stats, name)}
     assert not missing
