@@ -209,7 +209,7 @@ def test_a_fork_after_attach() -> None:
 
 
 def test_the_interpreter_ends_while_loads_run(tmp_path: Path) -> None:
-    """Awaited ones, and one that reads files in a daemon thread. (In one that is inside torch just then, torch aborts.)"""
+    """Awaited ones, and one that reads files in a daemon thread; inside torch just then, torch itself would abort."""
     write(adapter(tiny_model(), 8), tmp_path / "it")
     script = f"""
     import asyncio
