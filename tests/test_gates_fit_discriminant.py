@@ -34,7 +34,7 @@ def dense(x: Tensor, labels: Tensor, shrinkage: float) -> Tensor:
     means = torch.stack([x[labels == c].mean(0) for c in range(CLASSES)])
     scatters = [torch.cov(x[labels == c].T, correction=0) for c in range(CLASSES)]
     s = torch.stack(scatters).mean(0)
-    s += shrinkage * s.diagonal().mean() * torch.eye(WIDTH, dtype=torch.float64)
+    s += shrinkage * s.diagonal().diag()
     rows = torch.linalg.solve(s, means.T).T
     logits: Tensor = x @ rows.T - 0.5 * (rows * means).sum(1)
     return logits
@@ -50,6 +50,15 @@ def test_equals_the_dense_form(per_class: list[int], shrinkage: float) -> None:
     expected = dense(x, labels, shrinkage)
     difference = (logits - logits.mean(1, keepdim=True)) - (expected - expected.mean(1, keepdim=True))
     assert difference.abs().max() < 2e-3 * expected.std()
+
+
+def test_the_scale_of_a_coordinate_changes_no_logit() -> None:
+    x, labels, _ = clouds([400] * CLASSES)
+    scales = torch.logspace(-0.7, 0.7, WIDTH, dtype=torch.float64)
+    rows, biases = solve(summed(x, labels), [0.1])[0]
+    scaled, scaled_biases = solve(summed(x * scales, labels), [0.1])[0]
+    assert torch.allclose(scaled * scales.float(), rows, rtol=1e-2, atol=1e-3 * rows.abs().max().item())
+    assert torch.allclose(scaled_biases, biases, rtol=1e-2)
 
 
 def test_each_shrinkage_is_solved_as_if_alone() -> None:
