@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,14 +15,20 @@ from .data import Batch
 from .statistics import ClassStatistics
 
 
-@dataclass
 class GroupActivations:
     """What a sweep leaves of one input group: statistics, and a few whole activations with their classes."""
 
-    path: str
-    statistics: ClassStatistics
-    tests: list[Tensor] = field(default_factory=list)
-    test_labels: list[Tensor] = field(default_factory=list)
+    def __init__(self, path: str, width: int, counts: Tensor, test_labels: Tensor, like: Tensor) -> None:
+        """`counts`: as in `ClassStatistics`; test_labels `[N]`: of the tokens that test, in the order they come.
+
+        like: of the dtype and device in which these are kept.
+        """
+        self.path = path
+        self.statistics = ClassStatistics(width, counts)
+        self.test_labels = test_labels
+        # All at once: small tensors that stay, among a pass's large ones that go, would scatter over the whole heap.
+        self._tests = torch.empty(len(test_labels), width, dtype=like.dtype, device=like.device)
+        self._tested = 0
 
     @property
     def kind(self) -> str:
@@ -35,12 +40,13 @@ class GroupActivations:
         flat = x.detach().reshape(-1, x.shape[-1])
         labels = batch.labels.repeat_interleave(batch.ids.shape[1])
         self.statistics.add(flat[batch.teach.to(x.device)], labels[batch.teach])
-        self.tests.append(flat[batch.test.to(x.device)])
-        self.test_labels.append(labels[batch.test])
+        count = len(batch.test)
+        self._tests[self._tested : self._tested + count] = flat[batch.test.to(x.device)]
+        self._tested += count
 
     def kept_back(self) -> tuple[Tensor, Tensor]:
         """The test tokens `[N, in]` float32 on the CPU and their classes `[N]`."""
-        return torch.cat(self.tests).float().cpu(), torch.cat(self.test_labels)
+        return self._tests[: self._tested].float().cpu(), self.test_labels[: self._tested]
 
 
 def collect(

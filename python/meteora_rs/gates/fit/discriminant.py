@@ -24,7 +24,8 @@ def solve(statistics: ClassStatistics, shrinkages: Sequence[float], *, where: st
 
     Taking m off changes all logits of a token alike and keeps them small. Each coordinate is shrunk by its own
     variance, so that scales cancel: a few coordinates vary thousands of times as much as the rest, and a share of
-    the mean variance would wipe out what tells near twins apart. Returns (W `[C, width]`, b `[C]`), float32, in the order of `shrinkages`.
+    the mean variance would wipe out what tells near twins apart.
+    Returns (W `[C, width]`, b `[C]`), float32, in the order of `shrinkages`.
     Source: the gate term of MeteoRA, arXiv 2405.13053, section 3.3, is a multinomial logistic regression;
     this is its generative form (Fisher 1936) on activations taken once.
 

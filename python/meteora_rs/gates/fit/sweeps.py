@@ -33,10 +33,10 @@ class Lessons:
         self.packed: list[Batch] = list(batches(examples, batch_tokens))
         self.read = sum(len(example.ids) for example in examples)
         self.counts = torch.zeros(len(names), dtype=torch.float64)
-        self.tests = 0
         for example in examples:
             self.counts[example.label] += len(example.teach)
-            self.tests += len(example.test)
+        tested = [batch.labels.repeat_interleave(batch.ids.shape[1])[batch.test] for batch in self.packed]
+        self.test_labels = torch.cat(tested)
 
 
 @dataclass
@@ -115,7 +115,10 @@ def swept(
 ) -> Iterator[GroupActivations]:
     """Every input group's activations under `routing`, from one sweep for each set of groups that fits the budget."""
     for sites in sweeps(meteora, lessons, memory_budget):
-        groups = [GroupActivations(site.path, ClassStatistics(site.in_features, lessons.counts)) for site in sites]
+        like = next(meteora.model.parameters())
+        groups = [
+            GroupActivations(site.path, site.in_features, lessons.counts, lessons.test_labels, like) for site in sites
+        ]
         collect(meteora.model, groups, lessons.packed, routing, done)
         groups.reverse()
         while groups:  # each is freed before the next is solved
@@ -129,7 +132,7 @@ def sweeps(meteora: Meteora, lessons: Lessons, memory_budget: int) -> Iterator[l
     taken = 0
     for site in (group.leader for group in meteora.groups):
         width = site.in_features
-        needed = ClassStatistics.bytes(width, len(lessons.names)) + lessons.tests * width * element
+        needed = ClassStatistics.bytes(width, len(lessons.names)) + len(lessons.test_labels) * width * element
         if waiting and taken + needed > memory_budget:
             yield waiting
             waiting, taken = [], 0
