@@ -79,6 +79,28 @@ def test_wide_inputs_are_summed_in_blocks() -> None:
     assert torch.allclose(summed(x, labels).scatter(), centred.T @ (centred * weight), atol=1e-5)
 
 
+def test_a_weight_counts_as_that_many_tokens() -> None:
+    x, labels, _ = clouds([60, 50, 40])
+    times = torch.randint(1, 4, (len(x),), generator=torch.Generator().manual_seed(0))
+    weighted = ClassStatistics(WIDTH, labels.bincount().double())
+    for start in (0, 70):  # in two batches
+        part = slice(start, start + 70 if start == 0 else None)
+        weighted.add(x[part], labels[part], times[part].float())
+    repeated = x.repeat_interleave(times, 0), labels.repeat_interleave(times)
+    means = torch.stack([repeated[0][repeated[1] == c].mean(0) for c in range(CLASSES)])
+    assert torch.allclose(weighted.means(), means, atol=1e-4)
+    # Each token again as often as its weight, over the number of its class's tokens without weights.
+    shares = labels.bincount().double().reciprocal()[repeated[1]]
+    centred = repeated[0] - means[repeated[1]]
+    assert torch.allclose(weighted.scatter(), centred.T @ (centred * shares[:, None]) / shares.sum(), atol=1e-4)
+
+
+def test_before_the_first_token_there_is_nothing() -> None:
+    empty = ClassStatistics(WIDTH, torch.ones(CLASSES, dtype=torch.float64))
+    assert not empty.means().any()
+    assert not empty.scatter().any()
+
+
 def test_recovers_gaussian_classes() -> None:
     x, labels, means = clouds([800] * CLASSES)
     rows, biases = solve(summed(x, labels), [1e-3])[0]

@@ -125,15 +125,16 @@ def fit_gates(
         if BASE not in data:
             meteora.set_gates({BASE: None})
         reports = []
+        judges = None
         for number, each in enumerate(lessons):
             bar.set_description(f"fitting gates, pass {number + 1} of {passes}")
             start = time.perf_counter()
             routing = _gated(meteora, fitted) if number else _named(meteora, names)
             given = shrinkage or (FIRST_SHRINKAGE if each is first else None)
             tried = SHRINKAGES if given is None else (given,)
-            solved = run_pass(
-                meteora, each, routing, tried, memory_budget, bar.update, keep_group if each is last else None
-            )
+            keep = keep_group if each is last else None
+            solved = run_pass(meteora, each, routing, tried, memory_budget, bar.update, judges=judges, keep=keep)
+            judges = solved.best()
             meteora.set_gates(solved.gates(names))
             reports.append(PassReport(time.perf_counter() - start, by_kind(solved)))
         start = time.perf_counter()
