@@ -26,8 +26,8 @@
 // From sm_90 on, every launch but the first of a call may carry programmatic stream serialisation; kernels wait
 // (griddepcontrol.wait) before they read or write anything that another launch writes.
 //
-// All forms give a token the same choice, to the
-// bit, and the decode forms give it the same output, to the bit, whatever else is in the batch.
+// All forms give a token the same choice, to the bit, and the decode forms give it the same output, to the bit,
+// whatever else is in the batch.
 
 #ifndef METEORA_ABI_H
 #define METEORA_ABI_H

@@ -94,8 +94,14 @@ def test_no_order_of_threads_and_blocks_changes_a_bit(form: str, seed: int) -> N
 def test_a_token_does_not_see_its_batch(dtype: torch.dtype) -> None:
     every, rows = records(9)
     case = make_case(ranks(9), every, rows, shape=(7, 3), d_in=133, d_out=65, x_dtype=dtype)
-    outputs = {form: run(case, form).y[0].view(7, 3, 65) for form in FORMS}
+    outcomes = {form: run(case, form) for form in FORMS}
+    outputs = {form: outcome.y[0].view(7, 3, 65) for form, outcome in outcomes.items()}
     assert equal(outputs["gather"], outputs["dense"])
+    for outcome in outcomes.values():
+        for token, count in enumerate(outcome.counts[0].tolist()):
+            assert outcomes["gather"].counts[0, token] == count
+            assert equal(outcome.slots[0, token, :count], outcomes["gather"].slots[0, token, :count])
+            assert equal(outcome.weights[0, token, :count], outcomes["gather"].weights[0, token, :count])
     for row, route in enumerate(rows):
         alone = replace(case, x=case.x[row, 1:2], base=case.base[row, 1:2]).with_routes(every, [route])
         for form in FORMS:
