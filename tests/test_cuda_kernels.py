@@ -122,12 +122,13 @@ def test_input_and_output_may_differ_in_type(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_slices_of_one_site(form: str) -> None:
-    """q, k, v: one input; k uses q's gate, v has its own; k lacks an adapter; outputs are columns of one tensor."""
+    """q, k, v: one input; k uses q's gate, v has its own; k lacks an adapter; widths differ."""
     every, rows = records(6)
     dtype = torch.bfloat16
-    q = make_case([8, 3, 16, 5, 8, 0], every, rows, shape=(14,), d_in=64, d_out=48, x_dtype=dtype, dtypes=[dtype])
-    k = make_case([8, 3, 0, 5, 8, 0], every, rows, shape=(14,), d_in=64, d_out=16, x_dtype=dtype, dtypes=[dtype], seed=1)
-    v = make_case([8, 3, 16, 5, 8, 0], every, rows, shape=(14,), d_in=64, d_out=16, x_dtype=dtype, dtypes=[dtype], seed=2)
+    q, k, v = (
+        make_case(ranks, every, rows, shape=(14,), d_in=64, d_out=out, x_dtype=dtype, dtypes=[dtype], seed=out)
+        for ranks, out in (([8, 3, 16, 5, 8, 0], 48), ([8, 3, 0, 5, 8, 0], 16), ([8, 3, 16, 5, 8, 0], 24))
+    )
     pages = [c.lora_A.numel() for c in (q, k, v)]
     grow = [torch.nn.functional.pad(c.lora_A, (0, max(pages) - len(c.lora_A)), value=255) for c in (q, k, v)]
     q, k, v = (replace(c, x=q.x, lora_A=a, lora_B_packed=torch.nn.functional.pad(
@@ -240,6 +241,6 @@ NONSENSE: dict[str, dict[str, Any]] = {
 def test_nonsense_touches_nothing_out_of_bounds(form: str, what: str) -> None:
     every = [auto_record(range(4), 4), fixed_record({2: 0.5, 0: 2.0}, 4), fixed_record({}, 4)]
     good = make_case([4, 8, 0, 3], every, [0, 1, 2], shape=(3, 2))
-    (name, offset), = NONSENSE[what].items()
+    ((name, offset),) = NONSENSE[what].items()
     bad = replace(good, **{name: (getattr(good, name) + offset).int()})
     run(bad, form)  # the emulator raises where it does
