@@ -56,8 +56,8 @@ def fit_gates(
         W_c = S⁻¹ (mean_c - m) / T,   b_c = -W_c · (m + mean_c) / 2        (`discriminant.solve`)
 
     The first pass takes activations with the sample's own adapter in every layer; each further pass takes
-    them with the gates just fitted, one adapter a token, since that is what the gates will meet; the last
-    pass alone counts. Shrinkage, for each kind of input, and T are chosen on texts that never teach (four of a
+    them with the gates just fitted, one adapter a token, since that is what the gates will meet, and lets tokens that
+    those gave to another class count more (`collect.GroupActivations`); the last pass alone counts. Shrinkage, for each kind of input, and T are chosen on texts that never teach (four of a
     class that has 32 or more): the first by the share of their tokens routed right, T by the model's loss on their
     responses when tokens mix adapters (`top_k` ≥ 2; the choice of adapters does not depend on T). Deterministic for
     one seed.
@@ -67,7 +67,7 @@ def fit_gates(
     those that were fitted together in `Auto(only=…)`.
 
     Args:
-        data: for each adapter (and `"__base__"`) texts or (prompt, response) pairs; 60 do. Responses count most.
+        data: for each adapter (and `"__base__"`) texts or (prompt, response) pairs; 60 do.
         base: `"general"`: where `data` has no `"__base__"`, the texts that come with the package make the base a
             class, so that text which belongs to no adapter is left to the base. None: no such class; an older one
             is switched off.
