@@ -215,6 +215,21 @@ def test_more_adapters_than_the_lanes_of_a_warp(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_as_many_adapters_as_there_may_be(form: str) -> None:
+    slots = 4097
+    every = [auto_record(range(5, slots), slots), fixed_record({slot: 1.0 for slot in range(0, slots, 1000)}, slots)]
+    case = make_case([1 + slot % 2 for slot in range(slots)], every, [0, 1], shape=(2,), d_in=8, d_out=8, top_k=3)
+    outcome = run(case, form)
+    torch.testing.assert_close(outcome.y[0].double(), reference(*case.args()), atol=1e-2, rtol=1e-5)
+    slots_of_reference, weights = reference_slots(case)
+    counts = outcome.counts[0].tolist()
+    assert counts == [3, 5]
+    for token, count in enumerate(counts):
+        assert outcome.slots[0, token, :count].tolist() == slots_of_reference[token, :count].tolist()
+        torch.testing.assert_close(outcome.weights[0, token, :count].double(), weights[token, :count])
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("rank", [65, 256])
 def test_large_ranks(form: str, rank: int) -> None:
     dtype = torch.bfloat16
