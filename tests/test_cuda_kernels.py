@@ -97,11 +97,11 @@ def test_a_token_does_not_see_its_batch(dtype: torch.dtype) -> None:
     outcomes = {form: run(case, form) for form in FORMS}
     outputs = {form: outcome.y[0].view(7, 3, 65) for form, outcome in outcomes.items()}
     assert equal(outputs["gather"], outputs["dense"])
+    assert equal(outcomes["gather"].counts, outcomes["dense"].counts)
     for outcome in outcomes.values():
         for token, count in enumerate(outcome.counts[0].tolist()):
             assert outcomes["gather"].counts[0, token] == count
             assert equal(outcome.slots[0, token, :count], outcomes["gather"].slots[0, token, :count])
-            assert equal(outcome.weights[0, token, :count], outcomes["gather"].weights[0, token, :count])
     for row, route in enumerate(rows):
         alone = replace(case, x=case.x[row, 1:2], base=case.base[row, 1:2]).with_routes(every, [route])
         for form in FORMS:
@@ -212,6 +212,21 @@ def test_more_adapters_than_the_lanes_of_a_warp(form: str) -> None:
     case = make_case([slot % 3 for slot in range(slots)], [auto_record(range(1, slots), slots)], [0], shape=(2,),
                      d_in=16, d_out=8, top_k=40)  # fmt: skip
     hold(case, run(case, form))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_as_many_adapters_as_there_may_be(form: str) -> None:
+    slots = 4097
+    every = [auto_record(range(5, slots), slots), fixed_record({slot: 1.0 for slot in range(0, slots, 1000)}, slots)]
+    case = make_case([1 + slot % 2 for slot in range(slots)], every, [0, 1], shape=(2,), d_in=8, d_out=8, top_k=3)
+    outcome = run(case, form)
+    torch.testing.assert_close(outcome.y[0].double(), reference(*case.args()), atol=1e-2, rtol=1e-5)
+    slots_of_reference, weights = reference_slots(case)
+    counts = outcome.counts[0].tolist()
+    assert counts == [3, 5]
+    for token, count in enumerate(counts):
+        assert outcome.slots[0, token, :count].tolist() == slots_of_reference[token, :count].tolist()
+        torch.testing.assert_close(outcome.weights[0, token, :count].double(), weights[token, :count])
 
 
 @pytest.mark.parametrize("form", FORMS)
