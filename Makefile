@@ -132,10 +132,10 @@ tsan: $(VENV)/.stamp-requirements ## the registry's threads under ThreadSanitize
 	@RUSTFLAGS='-Zsanitizer=thread' cargo +nightly test -Zbuild-std --target $(HOST) --target-dir target/tsan \
 	  --package meteora-core --test registry --test kernel_grid
 
-miri: $(VENV)/.stamp-requirements ## the unsafe code that miri can run (needs nightly with miri)
+miri: $(VENV)/.stamp-requirements ## what of the unsafe code miri can run in minutes, and the registry (needs nightly with miri)
 	$(call step,Miri)
 	@MIRIFLAGS='-Zmiri-disable-isolation' cargo +nightly miri test --target-dir target/miri --package meteora-core \
-	  --test kernel_portable --test registry -- --skip threads --skip histories
+	  --lib --test registry --test kernel_choice -- pack rows json ties capacity in_place places rules
 
 fuzz-plain: ## the fuzz targets without cargo-fuzz, under AddressSanitizer (FUZZ_RUNS=1000000; needs nightly)
 	$(call step,$(FUZZ_RUNS) runs of each fuzz target)
