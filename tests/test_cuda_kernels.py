@@ -36,7 +36,7 @@ def records(slots: int) -> tuple[list[list[int]], list[int]]:
         auto_record(range(slots), slots),
         fixed_record({}, slots),
         fixed_record({slots - 1: 1.0}, slots),
-        fixed_record({slot: 0.5 + slot for slot in range(min(slots, 3))}, slots),
+        fixed_record({slot: (-1) ** slot * (0.5 + slot) for slot in range(min(slots, 3))}, slots),
         auto_record(range(0, slots, 2), slots),
         auto_record([], slots),
     ]
