@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,17 @@ def test_an_interrupt_in_the_middle_of_a_load(loaded: Meteora) -> None:
         assert loaded.stats().slots.pending == 0
     assert interrupted > 0
     check_untouched(loaded, before)
+
+
+def test_an_interrupt_after_an_unload_keeps_no_memory(loaded: Meteora, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = adapter(loaded.model, 4, seed=5)
+    loaded.load_adapter(source, "new")
+    with monkeypatch.context() as patch:
+        patch.setattr(loaded._context, "refresh", _thread.interrupt_main)
+        with pytest.raises(KeyboardInterrupt):
+            loaded.unload_adapter("new")
+            time.sleep(1)
+    loaded.load_adapter(source, "new")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -123,15 +123,16 @@ class Load:
         self.abandon()
 
     def _reserve(self) -> _native.Reservation:
-        """A fresh place; for a reload without one its own, if nobody reads that."""
+        """A fresh place; for a reload without one its own, if nobody else reads that."""
         meteora = self._meteora
         args = self._adapter, self._reload, self._if_generation
         try:
             return meteora._registry.reserve(*args)
         except CapacityError:
-            if not self._reload:
-                raise
-        with meteora._writer:  # the default plan must not come back meanwhile
+            pass
+        # The default plan holds the old generation; after a change that was interrupted, what has gone. It must not
+        # come back meanwhile.
+        with meteora._writer:
             meteora._context.release_default()
             try:
                 return meteora._registry.reserve(*args)
