@@ -18,9 +18,9 @@
 //     prefill_choose            block 32            (T, 1, slices)                                CHOOSE
 //     prefill_scatter           block 128           (ceil(T / 128), 1, slices)                    SCATTER
 //     prefill_shrink_<x>        block 128           (any G >= 1, 1, slices); G about 4 per SM     SHRINK
-//     prefill_expand_<y>        block 128           (ceil(widest out / 128), ceil(T / 16), slices)  EXPAND
+//     prefill_expand_<y>        block 128           (ceil(widest out / 32), ceil(T / 64), slices) 0
 //
-// CHOOSE, SCATTER, SHRINK, EXPAND are the METEORA_*_BYTES below; above 48 KiB the launcher raises the function's
+// CHOOSE, SCATTER, SHRINK are the METEORA_*_BYTES below; above 48 KiB the launcher raises the function's
 // limit (CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES). Launches of one call go to one stream in this order.
 // From sm_90 on, every launch but the first of a call may carry programmatic stream serialisation; kernels wait
 // (griddepcontrol.wait) before they read or write anything that another launch writes.
@@ -53,7 +53,6 @@ typedef unsigned long long uint64_t;
 #define METEORA_CHOOSE_BYTES(slots, places) (4 * (slots) + 12 * (places))
 #define METEORA_SCATTER_BYTES(slots) (8 * (slots) + 1024)
 #define METEORA_SHRINK_BYTES 49152
-#define METEORA_EXPAND_BYTES(slots) (4 * (((slots) + 31) / 32) + 1024)
 
 // Up to this many tokens a call takes the decode path.
 #define METEORA_DECODE_TOKENS 64
@@ -89,9 +88,9 @@ typedef struct MeteoraCall {
     float *u;               // [slices, tokens, u_stride]: A x, at 8 * page_start + row
     int32_t *slot_counts;   // [slices, 2, slots]: pairs of each slot; tokens by their heaviest slot
     int32_t *slot_cursors;  // [slices, 2, slots]
-    int32_t *segment_indptr; // [slices, slots + 1]: where each slot's pairs begin
+    int32_t *segment_indptr; // [slices, slots + 2]: where each slot's pairs begin; all pairs; tokens in token_order
     int32_t *pair_tokens;   // [slices, tokens * places]: the pairs' tokens, by slot
-    int32_t *token_order;   // [slices, tokens]: tokens by their heaviest slot
+    int32_t *token_order;   // [slices, tokens]: tokens that have a pair, by their heaviest slot
 
     int64_t first_token;  // of x within the batch of total_tokens: a batch may be worked off in parts
     int64_t total_tokens;
