@@ -1,0 +1,95 @@
+// Element types, by the codes of rust/core/src/dtype.rs, and loads of eight and of four of them as f32.
+
+#pragma once
+
+#include "abi.h"
+#include <ptx.cuh>
+
+struct F32 {
+    static constexpr int code = 0;
+    typedef float Bits;
+    static __device__ __forceinline__ float wide(float value) { return value; }
+    static __device__ __forceinline__ float narrow(float value) { return value; }
+};
+
+struct F16 {
+    static constexpr int code = 1;
+    typedef uint16_t Bits;
+    static __device__ __forceinline__ float wide(uint16_t bits) { return f32_of_f16(bits); }
+    static __device__ __forceinline__ uint16_t narrow(float value) { return f16_of_f32(value); }
+};
+
+struct BF16 {
+    static constexpr int code = 2;
+    typedef uint16_t Bits;
+    static __device__ __forceinline__ float wide(uint16_t bits) { return __uint_as_float(uint32_t(bits) << 16); }
+    static __device__ __forceinline__ uint16_t narrow(float value) { return bf16_of_f32(value); }
+};
+
+__device__ __forceinline__ bool aligned(const void *address, int bytes) {
+    return reinterpret_cast<uint64_t>(address) % bytes == 0;
+}
+
+// N elements at `from`, of which `count` (any number) exist; the others are 0. `vector`: `from` is aligned to N
+// elements or 16 bytes, whichever is less.
+template <class E, int N>
+__device__ __forceinline__ void load(float (&out)[N], const typename E::Bits *from, int count, bool vector) {
+    constexpr int bytes = N * sizeof(typename E::Bits);
+    if (vector && count >= N) {
+        typename E::Bits raw[N] __align__(16);
+        if constexpr (bytes >= 16) {
+#pragma unroll
+            for (int i = 0; i < bytes / 16; i++)
+                reinterpret_cast<uint4 *>(raw)[i] = reinterpret_cast<const uint4 *>(from)[i];
+        } else if constexpr (bytes == 8) {
+            *reinterpret_cast<uint2 *>(raw) = *reinterpret_cast<const uint2 *>(from);
+        } else {
+            *reinterpret_cast<uint32_t *>(raw) = *reinterpret_cast<const uint32_t *>(from);
+        }
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            out[i] = E::wide(raw[i]);
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            out[i] = i < count ? E::wide(from[i]) : 0.0f;
+    }
+}
+
+// Adds `sums` to N elements at `at`, of which `count` exist, rounding each once.
+template <class E, int N>
+__device__ __forceinline__ void add(typename E::Bits *at, const float (&sums)[N], int count, bool vector) {
+    float old[N];
+    load<E, N>(old, at, count, vector);
+    if (vector && count >= N) {
+        constexpr int bytes = N * sizeof(typename E::Bits);
+        typename E::Bits raw[N] __align__(16);
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            raw[i] = E::narrow(old[i] + sums[i]);
+        if constexpr (bytes >= 16) {
+#pragma unroll
+            for (int i = 0; i < bytes / 16; i++)
+                reinterpret_cast<uint4 *>(at)[i] = reinterpret_cast<const uint4 *>(raw)[i];
+        } else if constexpr (bytes == 8) {
+            *reinterpret_cast<uint2 *>(at) = *reinterpret_cast<const uint2 *>(raw);
+        } else {
+            *reinterpret_cast<uint32_t *>(at) = *reinterpret_cast<const uint32_t *>(raw);
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            if (i < count)
+                at[i] = E::narrow(old[i] + sums[i]);
+    }
+}
+
+// Calls `body` with the element type that has this code.
+template <class Body> __device__ __forceinline__ void with_element(int code, Body body) {
+    if (code == F32::code)
+        body(F32());
+    else if (code == F16::code)
+        body(F16());
+    else if (code == BF16::code)
+        body(BF16());
+}

@@ -1,0 +1,51 @@
+// y[t, c] = round(y[t, c] + sum over chosen slots, ascending, and their rows of w * s * u[t, row] * B[row, c])
+//
+// One token and BLOCK * COLUMNS columns a block; a thread has COLUMNS of them and reads each row once. A token
+// without an adapter keeps its output, bit for bit.
+
+#pragma once
+
+#include "../common/dots.cuh"
+#include "../common/site.cuh"
+
+constexpr int COLUMNS = 2;
+
+template <class Y>
+__device__ __forceinline__ void expand(const MeteoraCall &call, int index, int token, int count, const int32_t *slots,
+                                       const float *weights) {
+    const MeteoraSlice &slice = call.slices[index];
+    const int width = slice.out_features;
+    const int column = (blockIdx.x * BLOCK + threadIdx.x) * COLUMNS, columns = min(COLUMNS, width - column);
+    if (columns <= 0)
+        return;
+    const float *u = call.u + row_of(call, index, token) * call.u_stride;
+    float sums[COLUMNS] = {};
+    bool adds = false;
+    for (int i = 0; i < count; i++) {
+        const Adapter adapter = adapter_of(call, slice, slots[i]);
+        // A zero weight is left out: zero times an infinity in the adapter would be NaN.
+        if (adapter.rank == 0 || weights[i] == 0.0f)
+            continue;
+        adds = true;
+        const float scale = weights[i] * adapter.scaling;
+        const float *coefficients = u + adapter.page_start * PAGE_ROWS;
+        with_element(adapter.dtype, [&](auto element) {
+            typedef decltype(element) W;
+            const typename W::Bits *b = adapter.row<W>(slice.lora_b_packed, width, 0) + column;
+            const bool vector = width % COLUMNS == 0 && aligned(b, COLUMNS * sizeof(*b));
+#pragma unroll 8
+            for (int r = 0; r < adapter.rank; r++) {
+                float row[COLUMNS];
+                load<W, COLUMNS>(row, b + int64_t(r) * width, columns, vector);
+                const float coefficient = scale * coefficients[r];
+#pragma unroll
+                for (int c = 0; c < COLUMNS; c++)
+                    sums[c] = fmaf(coefficient, row[c], sums[c]);
+            }
+        });
+    }
+    if (adds) {
+        typename Y::Bits *y = reinterpret_cast<typename Y::Bits *>(slice.y) + token * slice.y_stride + column;
+        add<Y, COLUMNS>(y, sums, columns, aligned(y, COLUMNS * sizeof(*y)));
+    }
+}
