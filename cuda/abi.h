@@ -50,7 +50,7 @@ typedef unsigned long long uint64_t;
 #define METEORA_MAX_SLOTS 4097 // 4,096 adapters and the base
 
 // Dynamic shared memory, bytes.
-#define METEORA_CHOOSE_BYTES(slots, places) (4 * (slots) + 12 * (places))
+#define METEORA_CHOOSE_BYTES(slots, places) (4 + 4 * (slots) + 8 * (places))
 #define METEORA_SCATTER_BYTES(slots) (8 * (slots) + 1024)
 #define METEORA_SHRINK_BYTES 49152
 

@@ -19,14 +19,13 @@ struct Choice {
     float *weights;
     uint32_t *keys;
 
-    // `places` lists of 4 bytes are one more than count, slots and weights need: count takes the first of it.
     static __device__ __forceinline__ Choice in(void *shared, const MeteoraCall &call) {
         int32_t *words = static_cast<int32_t *>(shared);
         Choice choice;
         choice.count = words;
-        choice.slots = words + call.places;
-        choice.weights = reinterpret_cast<float *>(words + 2 * int64_t(call.places));
-        choice.keys = reinterpret_cast<uint32_t *>(words + 3 * int64_t(call.places));
+        choice.slots = words + 1;
+        choice.weights = reinterpret_cast<float *>(choice.slots + call.places);
+        choice.keys = reinterpret_cast<uint32_t *>(choice.weights + call.places);
         return choice;
     }
 };

@@ -1,0 +1,141 @@
+// libcuda's functions, as far as the launcher uses them: one device, streams that do everything at once.
+
+#include "machine.h"
+
+#include <cstdlib>
+#include <dlfcn.h>
+#include <map>
+#include <mutex>
+
+#define API extern "C" __attribute__((visibility("default")))
+
+typedef int CUresult;
+enum { SUCCESS = 0, INVALID_VALUE = 1, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
+
+namespace {
+
+struct Function {
+    std::string name;
+    Kernel kernel;
+    int dynamic_limit = 48 << 10;
+};
+std::map<std::string, Function> functions; // never taken out: handles are addresses
+std::mutex lock;
+int handle; // its address stands for every context, module, stream and event
+
+struct LaunchConfig { // CUlaunchConfig
+    unsigned grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes;
+    void *stream;
+    void *attributes;
+    unsigned attribute_count;
+};
+
+constexpr int ATTRIBUTE_MAX_DYNAMIC_SHARED = 8, ATTRIBUTE_REGISTERS = 4;
+constexpr int SHARED_LIMIT = 227 << 10;
+
+} // namespace
+
+API int meteora_cuda_emulator() { return 1; }
+API const char *meteora_emulator_last_fault() { return last_fault.c_str(); }
+// 0: threads and blocks in order; anything else: in an order drawn from it.
+API void meteora_emulator_seed(uint64_t value) { seed = value; }
+
+API CUresult cuInit(unsigned) {
+    if (const char *value = getenv("METEORA_EMULATOR_SEED"))
+        seed = strtoull(value, nullptr, 10);
+    return SUCCESS;
+}
+API CUresult cuDriverGetVersion(int *version) { return *version = 12080, SUCCESS; }
+API CUresult cuDeviceGetCount(int *count) { return *count = 1, SUCCESS; }
+API CUresult cuDeviceGet(int *device, int ordinal) { return *device = ordinal, ordinal == 0 ? SUCCESS : 101; }
+API CUresult cuDeviceGetName(char *name, int length, int) {
+    strncpy(name, "emulator", size_t(length));
+    return SUCCESS;
+}
+API CUresult cuDeviceGetAttribute(int *value, int attribute, int) {
+    const std::map<int, int> attributes = {{75, 9}, {76, 0}, {16, 16}, {97, SHARED_LIMIT}, {1, 1024}, {10, 32}};
+    const auto found = attributes.find(attribute);
+    if (found == attributes.end())
+        return INVALID_VALUE;
+    return *value = found->second, SUCCESS;
+}
+API CUresult cuDevicePrimaryCtxRetain(void **context, int) { return *context = &handle, SUCCESS; }
+API CUresult cuCtxGetCurrent(void **context) { return *context = &handle, SUCCESS; }
+API CUresult cuCtxPushCurrent_v2(void *) { return SUCCESS; }
+API CUresult cuCtxPopCurrent_v2(void **context) { return *context = &handle, SUCCESS; }
+API CUresult cuModuleLoadData(void **module, const void *) { return *module = &handle, SUCCESS; }
+
+API CUresult cuModuleGetFunction(void **function, void *, const char *name) {
+    const std::lock_guard<std::mutex> guard(lock);
+    Dl_info self;
+    if (!dladdr(&handle, &self))
+        return NOT_FOUND;
+    void *library = dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+    void *symbol = library ? dlsym(library, name) : nullptr;
+    if (!symbol)
+        return NOT_FOUND;
+    Function &entry = functions[name];
+    entry.name = name;
+    entry.kernel = reinterpret_cast<Kernel>(symbol);
+    return *function = &entry, SUCCESS;
+}
+
+API CUresult cuFuncSetAttribute(void *function, int attribute, int value) {
+    if (attribute != ATTRIBUTE_MAX_DYNAMIC_SHARED || value > SHARED_LIMIT)
+        return INVALID_VALUE;
+    static_cast<Function *>(function)->dynamic_limit = value;
+    return SUCCESS;
+}
+API CUresult cuFuncGetAttribute(int *value, int, void *) { return *value = 32, SUCCESS; }
+
+API CUresult cuLaunchKernelEx(const LaunchConfig *config, void *handle_of_function, void **parameters, void **) {
+    const std::lock_guard<std::mutex> guard(lock);
+    const Function &function = *static_cast<Function *>(handle_of_function);
+    const Dim3 grid = {config->grid_x, config->grid_y, config->grid_z};
+    const Dim3 threads = {config->block_x, config->block_y, config->block_z};
+    const uint64_t count = uint64_t(threads.x) * threads.y * threads.z;
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || count == 0 ||
+        count > MAX_THREADS || config->shared_bytes > unsigned(function.dynamic_limit))
+        return INVALID_VALUE;
+    const MeteoraCall &call = *static_cast<const MeteoraCall *>(parameters[0]);
+    const bool well = run_grid(function.name.c_str(), function.kernel, call, grid, threads, config->shared_bytes);
+    return well ? SUCCESS : LAUNCH_FAILED;
+}
+
+API CUresult cuGetErrorName(CUresult result, const char **text) {
+    *text = result == SUCCESS         ? "CUDA_SUCCESS"
+            : result == LAUNCH_FAILED ? "CUDA_ERROR_LAUNCH_FAILED"
+            : result == NOT_FOUND     ? "CUDA_ERROR_NOT_FOUND"
+                                      : "CUDA_ERROR_INVALID_VALUE";
+    return SUCCESS;
+}
+API CUresult cuGetErrorString(CUresult result, const char **text) {
+    *text = result == LAUNCH_FAILED ? last_fault.c_str() : "what the emulator does not know or refuses";
+    return SUCCESS;
+}
+
+API CUresult cuStreamCreate(void **stream, unsigned) { return *stream = &handle, SUCCESS; }
+API CUresult cuStreamDestroy_v2(void *) { return SUCCESS; }
+API CUresult cuStreamSynchronize(void *) { return SUCCESS; }
+API CUresult cuStreamWaitEvent(void *, void *, unsigned) { return SUCCESS; }
+API CUresult cuStreamIsCapturing(void *, int *status) { return *status = 0, SUCCESS; }
+API CUresult cuThreadExchangeStreamCaptureMode(int *) { return SUCCESS; }
+API CUresult cuEventCreate(void **event, unsigned) { return *event = &handle, SUCCESS; }
+API CUresult cuEventRecord(void *, void *) { return SUCCESS; }
+API CUresult cuEventSynchronize(void *) { return SUCCESS; }
+API CUresult cuEventQuery(void *) { return SUCCESS; }
+API CUresult cuEventDestroy_v2(void *) { return SUCCESS; }
+API CUresult cuMemAllocHost_v2(void **memory, size_t bytes) { return posix_memalign(memory, 256, bytes) ? 2 : SUCCESS; }
+API CUresult cuMemFreeHost(void *memory) { return free(memory), SUCCESS; }
+API CUresult cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t bytes, void *) {
+    return memmove(to, from, bytes), SUCCESS;
+}
+API CUresult cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t bytes, void *) {
+    return memmove(to, from, bytes), SUCCESS;
+}
+API CUresult cuMemcpyDtoDAsync_v2(void *to, const void *from, size_t bytes, void *) {
+    return memmove(to, from, bytes), SUCCESS;
+}
+API CUresult cuMemsetD8Async(void *to, unsigned char value, size_t bytes, void *) {
+    return memset(to, value, bytes), SUCCESS;
+}
