@@ -106,7 +106,10 @@ impl Compiler for Nvrtc {
         let options = [
             format!("--gpu-architecture={}", target.name()),
             format!("--include-path={}", include.display()),
+            // NVRTC gets the text alone: it does not know where quoted includes start from.
+            format!("--include-path={}", source.parent().unwrap_or(include).display()),
             "--std=c++17".to_owned(),
+            "--device-as-default-execution-space".to_owned(),
         ];
         let options: Vec<CString> = options.into_iter().flat_map(CString::new).collect();
         let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();

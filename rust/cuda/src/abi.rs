@@ -14,7 +14,7 @@ pub const DENSE_ROWS: usize = 256;
 pub const SHRINK_BYTES: usize = 49_152;
 
 pub const fn choose_bytes(slots: usize, places: usize) -> usize {
-    4 * slots + 12 * places
+    4 + 4 * slots + 8 * places
 }
 
 pub const fn scatter_bytes(slots: usize) -> usize {

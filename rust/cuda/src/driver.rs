@@ -104,7 +104,6 @@ driver! {
     allocate_host = "cuMemAllocHost_v2"(*mut *mut c_void, usize);
     host_to_device = "cuMemcpyHtoDAsync_v2"(Address, *const c_void, usize, Handle);
     device_to_host = "cuMemcpyDtoHAsync_v2"(*mut c_void, Address, usize, Handle);
-    device_to_device = "cuMemcpyDtoDAsync_v2"(Address, Address, usize, Handle);
 }
 
 impl Driver {

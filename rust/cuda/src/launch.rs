@@ -60,7 +60,22 @@ pub struct Call<'a> {
     pub shared_choice: bool,
 }
 
-/// Adds the chosen adapters' products to every slice's y; returns when the launches are on the stream.
+/// What the first slice's tokens of one part of a batch chose, in the workspace: there when the stream has done the
+/// part, and until the next.
+#[derive(Debug, Clone, Copy)]
+pub struct Chosen {
+    /// Tokens of the part.
+    pub tokens: usize,
+    /// i32 `[tokens]`.
+    pub counts: usize,
+    /// i32 `[tokens, places]`, of which the first `counts` are written.
+    pub slots: usize,
+    /// f32 `[tokens, places]`.
+    pub weights: usize,
+}
+
+/// Adds the chosen adapters' products to every slice's y, calling `after_part` behind each part of a batch that is
+/// too long to be worked off at once; returns when the launches are on the stream.
 ///
 /// # Errors
 /// Sizes that no kernel takes, or a launch that the driver refuses.
@@ -73,7 +88,8 @@ pub unsafe fn launch(
     device: &Device,
     stream: Handle,
     call: &Call,
-    workspace: Address,
+    workspace: usize,
+    mut after_part: impl FnMut(&Chosen) -> Result<(), CudaError>,
 ) -> Result<(), CudaError> {
     call.sizes.check()?;
     let tokens = call.sizes.tokens;
@@ -85,7 +101,7 @@ pub unsafe fn launch(
     let mut first = 0;
     while first < tokens {
         let count = part.min(tokens - first);
-        let mut parameters = parameters(call, workspace, first, count);
+        let mut parameters = parameters(call, workspace as Address, first, count);
         // The first launch of a call follows work of others, which has not been written to let it start early.
         for (place, step) in call.sizes.steps(count, device.multiprocessors).iter().enumerate() {
             let early = place > 0 && device.capability.0 >= 9;
@@ -112,6 +128,12 @@ pub unsafe fn launch(
             };
             device.driver.check("launch", code)?;
         }
+        after_part(&Chosen {
+            tokens: count,
+            counts: parameters.chosen_count as usize,
+            slots: parameters.chosen_slots as usize,
+            weights: parameters.chosen_weights as usize,
+        })?;
         first += count;
     }
     Ok(())
@@ -177,28 +199,4 @@ impl LaunchAttribute {
             value,
         }
     }
-}
-
-/// Copies `bytes` bytes from one address of the device to another, on `stream`.
-///
-/// # Errors
-/// What the driver says.
-///
-/// # Safety
-/// Both ranges are memory of the device that stays until the stream has done the copy, and do not overlap; `stream` is
-/// a stream of the device's primary context.
-pub unsafe fn copy(
-    device: &Device,
-    stream: Handle,
-    from: usize,
-    to: usize,
-    bytes: usize,
-) -> Result<(), CudaError> {
-    if bytes == 0 {
-        return Ok(());
-    }
-    let _current = device.enter()?;
-    // SAFETY: the caller's promise.
-    let code = unsafe { (device.driver.device_to_device)(to as Address, from as Address, bytes, stream) };
-    device.driver.check("device_to_device", code)
 }

@@ -51,19 +51,27 @@ impl Upload {
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), CudaError> {
-        if len > CAPACITY {
-            let mut bytes = vec![0u8; len];
-            fill(&mut bytes);
-            for (index, chunk) in bytes.chunks(CAPACITY).enumerate() {
-                // SAFETY: a part of the caller's memory.
-                unsafe {
-                    self.write(to + index * CAPACITY, chunk.len(), |out| {
-                        out.copy_from_slice(chunk)
-                    })?
-                };
-            }
-            return Ok(());
+        if len <= CAPACITY {
+            // SAFETY: the caller's promise.
+            return unsafe { self.write_part(to, len, fill) };
         }
+        let mut bytes = vec![0u8; len];
+        fill(&mut bytes);
+        for (index, part) in bytes.chunks(CAPACITY).enumerate() {
+            // SAFETY: a part of the caller's memory.
+            unsafe { self.write_part(to + index * CAPACITY, part.len(), |out| out.copy_from_slice(part))? };
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// As [`Upload::write`]; `len` is at most [`CAPACITY`].
+    unsafe fn write_part(
+        &mut self,
+        to: usize,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), CudaError> {
         if self.side.used + len > CAPACITY {
             self.finish()?;
         }

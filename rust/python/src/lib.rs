@@ -3,8 +3,12 @@
 
 mod adapter;
 mod buffers;
+mod cuda;
+mod devices;
 mod errors;
 mod kernel;
+mod launch;
+mod memory;
 mod plan;
 mod records;
 mod registry;
@@ -16,6 +20,8 @@ use pyo3::prelude::*;
 mod _native {
     #[pymodule_export]
     use super::adapter::{check_name, Adapter};
+    #[pymodule_export]
+    use super::cuda::{cuda_built, cuda_report, emulate_cuda};
     #[pymodule_export]
     use super::kernel::SiteKernel;
     #[pymodule_export]

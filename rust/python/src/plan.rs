@@ -3,11 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use meteora_core::kernel::{Options, Routes};
+use meteora_core::layout::ROUTE_FIXED;
 use meteora_core::route::{plan, Route};
 use meteora_core::snapshot::Snapshot;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::devices::{Devices, Held};
 use crate::errors::{raise, to_py};
 
 /// (kind, names, weights), as `meteora_rs.routes.to_native` makes it.
@@ -27,13 +29,14 @@ pub struct RoutePlan {
     /// The snapshot that it was made on, for as long as anybody keeps that.
     snapshot: Weak<Snapshot>,
     /// What keeps the rows in place; None once it is left to [`Hold`]s.
-    own: Mutex<Option<Arc<Snapshot>>>,
+    own: Mutex<Option<Held>>,
+    devices: Arc<Devices>,
 }
 
 /// See `_native.pyi`.
 #[pyclass(frozen, module = "meteora_rs._native")]
 pub struct Hold {
-    _snapshot: Arc<Snapshot>,
+    _held: Held,
 }
 
 impl RoutePlan {
@@ -42,6 +45,7 @@ impl RoutePlan {
         routes: Vec<RouteParts>,
         options: Options,
         serial: u64,
+        devices: Arc<Devices>,
     ) -> PyResult<RoutePlan> {
         let routes = routes.into_iter().map(to_core).collect::<PyResult<Vec<_>>>()?;
         let made = plan(snapshot, &routes).map_err(to_py)?;
@@ -59,8 +63,22 @@ impl RoutePlan {
             options,
             names,
             snapshot: Arc::downgrade(&made.snapshot),
-            own: Mutex::new(Some(made.snapshot)),
+            own: Mutex::new(Some(Held {
+                snapshot: made.snapshot,
+                devices: devices.clone(),
+            })),
+            devices,
         })
+    }
+
+    /// The most adapters that one token can use.
+    pub fn places(&self) -> usize {
+        let fixed = self
+            .records
+            .chunks_exact(self.width)
+            .filter(|record| record[0] == ROUTE_FIXED);
+        let most = fixed.map(|record| record[1] as usize).max().unwrap_or(0);
+        most.max(self.options.top_k)
     }
 
     pub fn routes(&self) -> Routes<'_> {
@@ -109,10 +127,17 @@ impl RoutePlan {
 
     /// What keeps the rows in place for as long as it lives.
     fn hold(&self) -> PyResult<Hold> {
-        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let held = own.or_else(|| self.snapshot.upgrade());
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = own.as_ref().map(|held| held.snapshot.clone());
+        let held = held.or_else(|| self.snapshot.upgrade());
         let gone = "the request has ended, or its adapters are being changed: it can't go on with them";
-        held.map(|snapshot| Hold { _snapshot: snapshot })
+        let hold = |snapshot| Hold {
+            _held: Held {
+                snapshot,
+                devices: self.devices.clone(),
+            },
+        };
+        held.map(hold)
             .ok_or_else(|| raise("MeteoraError", gone.to_owned()))
     }
 

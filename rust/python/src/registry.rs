@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use meteora_core::kernel::Options;
 use meteora_core::peft::SiteShape;
@@ -12,8 +12,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::adapter::{Adapter, TensorParts};
+use crate::cuda;
+use crate::devices::Devices;
 use crate::errors::{raise, to_py};
 use crate::kernel::SiteKernel;
+use crate::memory::Memory;
 use crate::plan::{RouteParts, RoutePlan};
 use crate::records;
 
@@ -26,6 +29,7 @@ pub struct Registry {
     inner: registry::Registry,
     sites: Vec<SiteShape>,
     pub serial: u64,
+    pub devices: Arc<Devices>,
 }
 
 /// See `_native.pyi`.
@@ -61,6 +65,7 @@ impl Registry {
             }),
             sites: sites.into_iter().map(site).collect(),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            devices: Arc::default(),
         }
     }
 
@@ -88,7 +93,8 @@ impl Registry {
         Adapter::from_memory(py, name, config_json, tensors, &self.sites)
     }
 
-    fn reserve(&self, adapter: &Adapter, reload: bool) -> PyResult<Reservation> {
+    fn reserve(&self, py: Python<'_>, adapter: &Adapter, reload: bool) -> PyResult<Reservation> {
+        self.settle(py)?;
         let adapter = &adapter.inner;
         let widest = adapter.dtypes.iter().copied().max_by_key(|dtype| dtype.size());
         let need = self.inner.need(adapter.max_rank, widest.unwrap_or(DType::F32));
@@ -125,15 +131,28 @@ impl Registry {
             .map(|kernel| kernel.bound())
             .collect::<PyResult<Vec<_>>>()?;
         let (slot, page_start) = (reserved.slot(), reserved.page_start());
+        let memories = distinct(sites.iter().map(|site| site.memory));
         py.detach(|| {
-            for site in &sites {
-                site.clear_slot(slot, page_start);
-            }
-            for module in &adapter.inner.modules {
-                sites[module.site].write_slot(slot, page_start, module);
-            }
-        });
+            memories.iter().try_for_each(|memory| {
+                let mut writer = memory.writer()?;
+                for site in sites.iter().filter(|site| site.memory == *memory) {
+                    site.clear_slot(&mut writer, slot, page_start)?;
+                }
+                let mut modules = adapter.inner.modules.iter();
+                modules.try_for_each(|module| {
+                    let site = &sites[module.site];
+                    if site.memory == *memory {
+                        site.write_slot(&mut writer, slot, page_start, module)?;
+                    }
+                    Ok(())
+                })
+            })
+        })
+        .map_err(cuda::to_py)?;
         write_gate.call1((slot,))?;
+        // Nothing is published before it has arrived.
+        py.detach(|| memories.iter().try_for_each(|memory| memory.writer()?.finish()))
+            .map_err(cuda::to_py)?;
         let info = AdapterInfo {
             rank: adapter.inner.max_rank,
             dtype: adapter.inner.dtypes.first().copied().unwrap_or(DType::F32),
@@ -158,15 +177,18 @@ impl Registry {
         self.inner.pin(name, pinned).map_err(to_py)
     }
 
-    fn set_gate(&self, name: &str, gate: &str, routable: bool) -> PyResult<()> {
+    fn set_gate(&self, py: Python<'_>, name: &str, gate: &str, routable: bool) -> PyResult<()> {
+        self.finish_gates(py)?;
         self.inner
             .set_gate(name, records::gate_kind(gate)?, routable)
             .map_err(to_py)?;
         Ok(())
     }
 
-    fn set_base_routable(&self, routable: bool) {
+    fn set_base_routable(&self, py: Python<'_>, routable: bool) -> PyResult<()> {
+        self.finish_gates(py)?;
         self.inner.set_base_routable(routable);
+        Ok(())
     }
 
     #[getter]
@@ -174,8 +196,9 @@ impl Registry {
         self.inner.snapshot().base_routable()
     }
 
-    fn readers(&self) -> usize {
-        self.inner.readers()
+    fn readers(&self, py: Python<'_>) -> PyResult<usize> {
+        self.settle(py)?;
+        Ok(self.inner.readers())
     }
 
     fn records<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
@@ -191,6 +214,7 @@ impl Registry {
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.settle(py)?;
         records::stats(py, &self.inner.stats())
     }
 
@@ -201,8 +225,44 @@ impl Registry {
             routes,
             Options { top_k, temperature },
             serial,
+            self.devices.clone(),
         )
     }
+}
+
+impl Registry {
+    /// Waits for what ended requests still have running on devices: until then, they hold their rows.
+    fn settle(&self, py: Python<'_>) -> PyResult<()> {
+        if self.devices.is_idle() {
+            return Ok(());
+        }
+        py.detach(|| self.devices.settle()).map_err(cuda::to_py)
+    }
+
+    /// Waits until gates that were written in place are where kernels read them.
+    fn finish_gates(&self, py: Python<'_>) -> PyResult<()> {
+        let devices = self.devices.all();
+        if devices.is_empty() {
+            return Ok(());
+        }
+        let finish = || {
+            devices
+                .iter()
+                .try_for_each(|device| Memory::Device(device).writer()?.finish())
+        };
+        py.detach(finish).map_err(cuda::to_py)
+    }
+}
+
+/// Each memory once.
+fn distinct(memories: impl Iterator<Item = Memory>) -> Vec<Memory> {
+    let mut found: Vec<Memory> = Vec::new();
+    for memory in memories {
+        if !found.contains(&memory) {
+            found.push(memory);
+        }
+    }
+    found
 }
 
 #[pymethods]
