@@ -52,7 +52,8 @@ __device__ __forceinline__ void multiply(float (&products)[PRODUCTS][4], const M
                                          const Adapter &adapter, const Walk (&walks)[2], const float (&scale)[2],
                                          int column) {
     const int lane = threadIdx.x % 32, width = slice.out_features, at = column + lane / 4 * 4;
-    const typename W::Bits *b = adapter.row<W>(slice.lora_b_packed, width, 0) + at;
+    const typename W::Bits *b =
+        reinterpret_cast<const typename W::Bits *>(adapter.row(slice.lora_b_packed, width, 0)) + at;
     const bool vector = width % 4 == 0 && aligned(b, min(16, 4 * int(sizeof(*b))));
     for (int first = 0; first < adapter.rank; first += 8) {
         uint32_t large[4], small[4];

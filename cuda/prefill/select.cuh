@@ -14,6 +14,7 @@ __device__ __forceinline__ int32_t *counts_of(const MeteoraCall &call, int32_t *
 
 // Zeroes one leader's counts, by one block.
 __device__ __forceinline__ void clear_counts(const MeteoraCall &call, int leader) {
+#pragma unroll 1
     for (int i = threadIdx.x; i < 2 * call.slots; i += BLOCK) {
         counts_of(call, call.slot_counts, leader)[i] = 0;
         counts_of(call, call.slot_cursors, leader)[i] = 0;
@@ -24,6 +25,7 @@ __device__ __forceinline__ void clear_counts(const MeteoraCall &call, int leader
 __device__ __forceinline__ int heaviest(const float *weights, int count) {
     int place = -1;
     float most = 0.0f;
+#pragma unroll 1
     for (int i = 0; i < count; i++) {
         const float weight = fabsf(weights[i]);
         if (weight != 0.0f && (place < 0 || weight > most)) {
@@ -41,6 +43,7 @@ __device__ __forceinline__ void choose_and_count(const MeteoraCall &call, int le
     __syncwarp();
     keep(call, leader, token, choice);
     int32_t *counts = counts_of(call, call.slot_counts, leader);
+#pragma unroll 1
     for (int i = threadIdx.x; i < *choice.count; i += 32)
         if (choice.weights[i] != 0.0f)
             atomicAdd(counts + choice.slots[i], 1);
@@ -56,15 +59,18 @@ __device__ __forceinline__ int scan(const int32_t *counts, int32_t *starts, int 
     const int share = (length + BLOCK - 1) / BLOCK, first = min(length, int(threadIdx.x) * share);
     const int end = min(length, first + share);
     int sum = 0;
+#pragma unroll 1
     for (int i = first; i < end; i++)
         sum += counts[i];
     room[threadIdx.x] = sum;
     __syncthreads();
     int before = 0, total = 0;
+#pragma unroll 4
     for (int i = 0; i < BLOCK; i++) {
         before += i < int(threadIdx.x) ? room[i] : 0;
         total += room[i];
     }
+#pragma unroll 1
     for (int i = first; i < end; i++) {
         starts[i] = before;
         before += counts[i];
@@ -83,6 +89,7 @@ __device__ __forceinline__ void scatter(const MeteoraCall &call, int leader, voi
     const int tokens = scan(counts + call.slots, token_starts, call.slots, room);
     if (blockIdx.x == 0) {
         int32_t *indptr = call.segment_indptr + int64_t(leader) * (call.slots + 2);
+#pragma unroll 1
         for (int slot = threadIdx.x; slot < call.slots; slot += BLOCK)
             indptr[slot] = pair_starts[slot];
         if (threadIdx.x == 0) {
@@ -98,6 +105,7 @@ __device__ __forceinline__ void scatter(const MeteoraCall &call, int leader, voi
     const float *weights = call.chosen_weights + row * call.places;
     const int count = call.chosen_count[row];
     int32_t *pair_tokens = call.pair_tokens + row_of(call, leader, 0) * call.places;
+#pragma unroll 1
     for (int i = 0; i < count; i++)
         if (weights[i] != 0.0f)
             pair_tokens[pair_starts[slots[i]] + atomicAdd(cursors + slots[i], 1)] = token;

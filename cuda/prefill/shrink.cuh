@@ -77,8 +77,9 @@ __device__ __forceinline__ void shrink_tile(const MeteoraCall &call, int index, 
 #pragma unroll
     for (int i = 0; i < TILE_PAIRS / EACH; i++)
         x[i] = input_of<X>(call, tile.tokens[min(first + i * EACH, tile.pairs - 1)]) + piece * CHUNK;
-    const typename X::Bits *a =
-        adapter.row<X>(call.slices[index].lora_a, call.in_features, first_row) + piece * CHUNK;
+    const typename X::Bits *a = reinterpret_cast<const typename X::Bits *>(
+                                    adapter.row(call.slices[index].lora_a, call.in_features, first_row)) +
+                                piece * CHUNK;
 
     const auto fetch = [&](int step) {
         uint4 *x_tile = shared + step % STAGES * STAGE_PIECES, *a_tile = x_tile + TILE_PAIRS * PIECES;
@@ -157,27 +158,24 @@ __device__ __forceinline__ void shrink_tile(const MeteoraCall &call, int index, 
 template <class X>
 __device__ __forceinline__ void shrink_tile_by_dots(const MeteoraCall &call, int index, const Tile &tile,
                                                     const Adapter &adapter, float (*room)[WARPS]) {
-    with_element(adapter.dtype, [&](auto element) {
-        typedef decltype(element) W;
-        for (int first_pair = 0; first_pair < tile.pairs; first_pair += DOT_TOKENS) {
-            const int pairs = min(DOT_TOKENS, tile.pairs - first_pair);
-            const typename X::Bits *x[DOT_TOKENS];
+    for (int first_pair = 0; first_pair < tile.pairs; first_pair += DOT_TOKENS) {
+        const int pairs = min(DOT_TOKENS, tile.pairs - first_pair);
+        const typename X::Bits *x[DOT_TOKENS];
 #pragma unroll
-            for (int t = 0; t < DOT_TOKENS; t++)
-                x[t] = input_of<X>(call, tile.tokens[first_pair + min(t, pairs - 1)]);
-            for (int first_row = 0; first_row < adapter.rank; first_row += DOT_ROWS) {
-                const int rows = min(DOT_ROWS, adapter.rank - first_row);
-                const typename W::Bits *w[DOT_ROWS];
+        for (int t = 0; t < DOT_TOKENS; t++)
+            x[t] = input_of<X>(call, tile.tokens[first_pair + min(t, pairs - 1)]);
+        for (int first_row = 0; first_row < adapter.rank; first_row += DOT_ROWS) {
+            const int rows = min(DOT_ROWS, adapter.rank - first_row);
+            const uint8_t *w[DOT_ROWS];
 #pragma unroll
-                for (int r = 0; r < DOT_ROWS; r++)
-                    w[r] = adapter.row<W>(call.slices[index].lora_a, call.in_features, first_row + min(r, rows - 1));
-                dots<X, W, DOT_ROWS, DOT_TOKENS>(w, x, call.in_features, room, [&](int r, int t, float dot) {
-                    if (r < rows && t < pairs)
-                        u_of(call, index, tile.tokens[first_pair + t], adapter)[first_row + r] = dot;
-                });
-            }
+            for (int r = 0; r < DOT_ROWS; r++)
+                w[r] = adapter.row(call.slices[index].lora_a, call.in_features, first_row + min(r, rows - 1));
+            dots<X, DOT_ROWS, DOT_TOKENS>(w, adapter.dtype, x, call.in_features, room, [&](int r, int t, float dot) {
+                if (r < rows && t < pairs)
+                    u_of(call, index, tile.tokens[first_pair + t], adapter)[first_row + r] = dot;
+            });
         }
-    });
+    }
 }
 
 template <class X>
