@@ -57,13 +57,14 @@ __device__ __forceinline__ uint64_t warp_max(uint64_t value) {
 }
 
 // Fills `choice` for one token from its logits; all 32 lanes of one warp come here together. Others must not read
-// the choice before the block has met.
-__device__ inline void choose(const MeteoraCall &call, int leader, int token, const Choice &choice) {
+// the choice before the block has met. Out of line, and its loops not unrolled: kernels carry it once.
+__device__ __noinline__ void choose(const MeteoraCall &call, int leader, int token, const Choice &choice) {
     const int lane = threadIdx.x % 32;
     const int32_t *record = route_of(call, token);
     int count = 0;
     if (record && record[0] == ROUTE_FIXED) {
         count = fixed_count(call, record);
+#pragma unroll 1
         for (int i = lane; i < count; i += 32) {
             const int slot = record[2 + 2 * i];
             const bool known = slot >= 0 && slot < call.slots;
@@ -72,12 +73,15 @@ __device__ inline void choose(const MeteoraCall &call, int leader, int token, co
         }
     } else if (record && record[0] == ROUTE_AUTO) {
         const float *logits = call.logits + row_of(call, leader, token) * call.slots;
+#pragma unroll 1
         for (int slot = lane; slot < call.slots; slot += 32)
             choice.keys[slot] = is_candidate(record, slot) ? key_of(logits[slot]) : 0;
         // Each pass finds the next key below the last one; `bar` ends as the last of the chosen.
         uint64_t bar = ~uint64_t(0), best = 0;
+#pragma unroll 1
         for (int found = 0; found < min(call.top_k, call.places); found++) {
             uint64_t next = 0;
+#pragma unroll 1
             for (int slot = lane; slot < call.slots; slot += 32) {
                 const uint32_t key = choice.keys[slot];
                 const uint64_t candidate = key ? ranked(key, slot) : 0;
@@ -92,6 +96,7 @@ __device__ inline void choose(const MeteoraCall &call, int leader, int token, co
         }
         const float largest = logit_of(uint32_t(best >> 32));
         float sum = 0.0f;
+#pragma unroll 1
         for (int first = 0; best != 0 && first < call.slots; first += 32) {
             const int slot = first + lane;
             const uint32_t key = slot < call.slots ? choice.keys[slot] : 0;
@@ -108,6 +113,7 @@ __device__ inline void choose(const MeteoraCall &call, int leader, int token, co
             sum += warp_sum(power);
         }
         __syncwarp();
+#pragma unroll 1
         for (int i = lane; i < count; i += 32)
             choice.weights[i] /= sum;
     }
@@ -119,6 +125,7 @@ __device__ inline void choose(const MeteoraCall &call, int leader, int token, co
 __device__ __forceinline__ void keep(const MeteoraCall &call, int leader, int token, const Choice &choice) {
     const int64_t row = row_of(call, leader, token);
     const int count = *choice.count;
+#pragma unroll 1
     for (int i = threadIdx.x; i < count; i += blockDim.x) {
         call.chosen_slots[row * call.places + i] = choice.slots[i];
         call.chosen_weights[row * call.places + i] = choice.weights[i];

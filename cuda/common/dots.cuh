@@ -19,29 +19,29 @@ __device__ __forceinline__ float warp_sum(float value) {
     return value;
 }
 
-// Calls emit(r, t, dot) from one thread for each product. All threads of the block come here together; `room`,
-// for R * T rows, is shared by them.
-template <class X, class W, int R, int T, class Emit>
-__device__ __forceinline__ void dots(const typename W::Bits *const (&w)[R], const typename X::Bits *const (&x)[T],
-                                     int width, float (*room)[WARPS], Emit emit) {
-    bool w_vector[R], x_vector[T];
-#pragma unroll
-    for (int r = 0; r < R; r++)
-        w_vector[r] = aligned(w[r], 16);
-#pragma unroll
-    for (int t = 0; t < T; t++)
-        x_vector[t] = aligned(x[t], 16);
-    float sums[R][T] = {};
-#pragma unroll 2
+// Adds the products of this thread's elements. Loads without a test: WHOLE.
+template <class X, int R, int T, bool WHOLE>
+__device__ __forceinline__ void add_dots(float (&sums)[R][T], const uint8_t *const (&w)[R], int w_code,
+                                         const typename X::Bits *const (&x)[T], int width) {
+    const int w_size = size_of(w_code);
+#pragma unroll(WHOLE ? 2 : 1)
     for (int at = threadIdx.x * CHUNK; at < width; at += BLOCK * CHUNK) {
+        // All loads before the first use.
+        Eight tokens[T], rows[R];
+#pragma unroll
+        for (int t = 0; t < T; t++)
+            tokens[t] = eight_at<WHOLE>(reinterpret_cast<const uint8_t *>(x[t] + at), size_of(X::code), width - at);
+#pragma unroll
+        for (int r = 0; r < R; r++)
+            rows[r] = eight_at<WHOLE>(w[r] + int64_t(at) * w_size, w_size, width - at);
         float token[T][CHUNK];
 #pragma unroll
         for (int t = 0; t < T; t++)
-            load<X, CHUNK>(token[t], x[t] + at, width - at, x_vector[t]);
+            widen(token[t], tokens[t], X::code);
 #pragma unroll
         for (int r = 0; r < R; r++) {
             float row[CHUNK];
-            load<W, CHUNK>(row, w[r] + at, width - at, w_vector[r]);
+            widen(row, rows[r], w_code);
 #pragma unroll
             for (int t = 0; t < T; t++)
 #pragma unroll
@@ -49,6 +49,25 @@ __device__ __forceinline__ void dots(const typename W::Bits *const (&w)[R], cons
                     sums[r][t] = fmaf(row[i], token[t][i], sums[r][t]);
         }
     }
+}
+
+// Calls emit(r, t, dot) from one thread for each product of rows of the type with code `w_code`. All threads of the
+// block come here together; `room`, for R * T rows, is shared by them.
+template <class X, int R, int T, class Emit>
+__device__ __forceinline__ void dots(const uint8_t *const (&w)[R], int w_code, const typename X::Bits *const (&x)[T],
+                                     int width, float (*room)[WARPS], Emit emit) {
+    bool whole = width % CHUNK == 0;
+#pragma unroll
+    for (int r = 0; r < R; r++)
+        whole = whole && aligned(w[r], 16);
+#pragma unroll
+    for (int t = 0; t < T; t++)
+        whole = whole && aligned(x[t], 16);
+    float sums[R][T] = {};
+    if (whole)
+        add_dots<X, R, T, true>(sums, w, w_code, x, width);
+    else
+        add_dots<X, R, T, false>(sums, w, w_code, x, width);
 #pragma unroll
     for (int r = 0; r < R; r++)
 #pragma unroll
@@ -58,7 +77,8 @@ __device__ __forceinline__ void dots(const typename W::Bits *const (&w)[R], cons
                 room[r * T + t][threadIdx.x / 32] = sum;
         }
     __syncthreads();
-    for (int i = threadIdx.x; i < R * T; i += BLOCK) {
+    if (threadIdx.x < R * T) {
+        const int i = threadIdx.x;
         float sum = room[i][0];
 #pragma unroll
         for (int warp = 1; warp < WARPS; warp++)

@@ -30,13 +30,59 @@ __device__ __forceinline__ bool aligned(const void *address, int bytes) {
     return reinterpret_cast<uint64_t>(address) % bytes == 0;
 }
 
+// Bytes of an element of the type with this code.
+__device__ __forceinline__ int size_of(int code) { return code == F32::code ? 4 : 2; }
+
+// Up to 16 bytes of elements of `size` bytes, aligned to no more than that; the rest is 0. Out of line: rare, and
+// long where it is unrolled into every load.
+__device__ __noinline__ uint4 gather(const uint8_t *from, int bytes, int size) {
+    uint32_t words[4] __align__(16) = {};
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        if (size == 2 && 2 * i < bytes)
+            words[i / 2] |= uint32_t(reinterpret_cast<const uint16_t *>(from)[i]) << (16 * (i % 2));
+        if (size == 4 && i < 4 && 4 * i < bytes)
+            words[i % 4] = reinterpret_cast<const uint32_t *>(from)[i];
+    }
+    return *reinterpret_cast<const uint4 *>(words);
+}
+
+// Eight elements as they are in memory.
+struct Eight {
+    uint4 pieces[2]; // the second for f32 alone
+};
+
+// Eight elements of `size` bytes, of which `count` exist; WHOLE: all do, and `from` is aligned to 16 bytes.
+template <bool WHOLE> __device__ __forceinline__ Eight eight_at(const uint8_t *from, int size, int count) {
+    Eight eight = {};
+    if (WHOLE) {
+        eight.pieces[0] = *reinterpret_cast<const uint4 *>(from);
+        if (size == 4)
+            eight.pieces[1] = *reinterpret_cast<const uint4 *>(from + 16);
+    } else {
+        eight.pieces[0] = gather(from, count * size, size);
+        if (size == 4)
+            eight.pieces[1] = gather(from + 16, count * size - 16, size);
+    }
+    return eight;
+}
+
+__device__ __forceinline__ void widen(float (&out)[8], const Eight &eight, int code) {
+    const uint32_t *words = reinterpret_cast<const uint32_t *>(eight.pieces);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const uint16_t half = uint16_t(words[i / 2] >> (16 * (i % 2)));
+        out[i] = code == F32::code ? __uint_as_float(words[i]) : code == F16::code ? F16::wide(half) : BF16::wide(half);
+    }
+}
+
 // N elements at `from`, of which `count` (any number) exist; the others are 0. `vector`: `from` is aligned to N
 // elements or 16 bytes, whichever is less.
 template <class E, int N>
 __device__ __forceinline__ void load(float (&out)[N], const typename E::Bits *from, int count, bool vector) {
     constexpr int bytes = N * sizeof(typename E::Bits);
+    typename E::Bits raw[N] __align__(16) = {};
     if (vector && count >= N) {
-        typename E::Bits raw[N] __align__(16);
         if constexpr (bytes >= 16) {
 #pragma unroll
             for (int i = 0; i < bytes / 16; i++)
@@ -46,14 +92,15 @@ __device__ __forceinline__ void load(float (&out)[N], const typename E::Bits *fr
         } else {
             *reinterpret_cast<uint32_t *>(raw) = *reinterpret_cast<const uint32_t *>(from);
         }
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            out[i] = E::wide(raw[i]);
     } else {
 #pragma unroll
         for (int i = 0; i < N; i++)
-            out[i] = i < count ? E::wide(from[i]) : 0.0f;
+            if (i < count)
+                raw[i] = from[i];
     }
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        out[i] = E::wide(raw[i]);
 }
 
 // Adds `sums` to N elements at `at`, of which `count` exist, rounding each once.

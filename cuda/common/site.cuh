@@ -17,10 +17,8 @@ struct Adapter {
     float scaling;
 
     // Row r of A or of B transposed in `pool`, whose rows have `width` elements.
-    template <class W>
-    __device__ __forceinline__ const typename W::Bits *row(const uint8_t *pool, int width, int r) const {
-        const uint8_t *start = pool + page_start * PAGE_BYTES_PER_COLUMN * width;
-        return reinterpret_cast<const typename W::Bits *>(start) + int64_t(r) * width;
+    __device__ __forceinline__ const uint8_t *row(const uint8_t *pool, int width, int r) const {
+        return pool + page_start * PAGE_BYTES_PER_COLUMN * width + int64_t(r) * width * size_of(dtype);
     }
 };
 
@@ -68,6 +66,7 @@ __device__ __forceinline__ bool may_use(const MeteoraCall &call, const int32_t *
     if (!record || record[0] != ROUTE_FIXED)
         return is_candidate(record, slot);
     const int count = fixed_count(call, record);
+#pragma unroll 1
     for (int i = 0; i < count; i++)
         if (record[2 + 2 * i] == slot)
             return true;

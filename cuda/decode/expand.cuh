@@ -10,6 +10,21 @@
 
 constexpr int COLUMNS = 2;
 
+// sums += coefficients . B for one slot; `vector`: a thread's columns all exist and are loaded at once.
+template <class W, bool VECTOR>
+__device__ __forceinline__ void add_rows(float (&sums)[COLUMNS], const typename W::Bits *b, int width, int columns,
+                                         int rank, float scale, const float *u) {
+#pragma unroll(VECTOR ? 8 : 1)
+    for (int r = 0; r < rank; r++) {
+        float row[COLUMNS];
+        load<W, COLUMNS>(row, b + int64_t(r) * width, VECTOR ? COLUMNS : columns, VECTOR);
+        const float coefficient = scale * u[r];
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++)
+            sums[c] = fmaf(coefficient, row[c], sums[c]);
+    }
+}
+
 template <class Y>
 __device__ __forceinline__ void expand(const MeteoraCall &call, int index, int token, int count, const int32_t *slots,
                                        const float *weights) {
@@ -28,20 +43,15 @@ __device__ __forceinline__ void expand(const MeteoraCall &call, int index, int t
             continue;
         adds = true;
         const float scale = weights[i] * adapter.scaling;
-        const float *coefficients = u + adapter.page_start * PAGE_ROWS;
         with_element(adapter.dtype, [&](auto element) {
             typedef decltype(element) W;
-            const typename W::Bits *b = adapter.row<W>(slice.lora_b_packed, width, 0) + column;
-            const bool vector = width % COLUMNS == 0 && aligned(b, COLUMNS * sizeof(*b));
-#pragma unroll 8
-            for (int r = 0; r < adapter.rank; r++) {
-                float row[COLUMNS];
-                load<W, COLUMNS>(row, b + int64_t(r) * width, columns, vector);
-                const float coefficient = scale * coefficients[r];
-#pragma unroll
-                for (int c = 0; c < COLUMNS; c++)
-                    sums[c] = fmaf(coefficient, row[c], sums[c]);
-            }
+            typedef typename W::Bits Bits;
+            const Bits *b = reinterpret_cast<const Bits *>(adapter.row(slice.lora_b_packed, width, 0)) + column;
+            const float *coefficients = u + adapter.page_start * PAGE_ROWS;
+            if (width % COLUMNS == 0 && aligned(b, COLUMNS * sizeof(Bits)))
+                add_rows<W, true>(sums, b, width, columns, adapter.rank, scale, coefficients);
+            else
+                add_rows<W, false>(sums, b, width, columns, adapter.rank, scale, coefficients);
         });
     }
     if (adds) {

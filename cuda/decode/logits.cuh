@@ -21,15 +21,15 @@ __device__ __forceinline__ void gate_logits(const MeteoraCall &call, int index, 
     if (!wanted)
         return;
     // Rows beyond the last are the last once more, and thrown away.
-    const float *w[R];
+    const uint8_t *w[R];
     const typename X::Bits *x[T];
 #pragma unroll
     for (int r = 0; r < R; r++)
-        w[r] = slice.gate + int64_t(first_slot + min(r, slots - 1)) * call.in_features;
+        w[r] = reinterpret_cast<const uint8_t *>(slice.gate + int64_t(first_slot + min(r, slots - 1)) * call.in_features);
 #pragma unroll
     for (int t = 0; t < T; t++)
         x[t] = input_of<X>(call, first_token + min(t, tokens - 1));
-    dots<X, F32, R, T>(w, x, call.in_features, room, [&](int r, int t, float dot) {
+    dots<X, R, T>(w, F32::code, x, call.in_features, room, [&](int r, int t, float dot) {
         if (r < slots && t < tokens) {
             const int slot = first_slot + r;
             const float unsigned_dot = sign_free(slice, slot) ? fabsf(dot) : dot;

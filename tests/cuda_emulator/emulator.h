@@ -20,6 +20,7 @@
 
 #define __device__
 #define __forceinline__ inline
+#define __noinline__ inline // in headers
 #define __global__ __attribute__((visibility("default")))
 #define __grid_constant__
 #define __launch_bounds__(threads)

@@ -1,0 +1,65 @@
+// Many tokens: logits, choice, pairs sorted by adapter, grouped shrink, expand by neighbours of one adapter.
+//
+//     y = y + sum over chosen adapters of w * s * B (A x)
+//
+// No launch needs to know on the host how many pairs there are. The choice is that of the decode path, to the bit.
+
+#include "../decode/logits.cuh"
+#include "expand.cuh"
+#include "select.cuh"
+#include "shrink.cuh"
+
+#define KERNEL(name, threads)                                                                                          \
+    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ MeteoraCall call)
+
+KERNEL(prefill_choose, 32) {
+    DYNAMIC_SHARED(shared);
+    grid_dependency_launch();
+    grid_dependency_wait();
+    if (call.slices[blockIdx.z].leader == int(blockIdx.z))
+        choose_and_count(call, blockIdx.z, blockIdx.x, shared);
+}
+
+KERNEL(prefill_scatter, 128) {
+    DYNAMIC_SHARED(shared);
+    grid_dependency_launch();
+    grid_dependency_wait();
+    if (call.slices[blockIdx.z].leader == int(blockIdx.z))
+        scatter(call, blockIdx.z, shared);
+}
+
+// Logits: block (slots, tokens); the first block of a leader also clears its counts.
+template <class X> __device__ __forceinline__ void logits(const MeteoraCall &call, float (*room)[WARPS]) {
+    const int index = blockIdx.z;
+    if (call.slices[index].leader != index)
+        return;
+    if (blockIdx.x == 0 && blockIdx.y == 0)
+        clear_counts(call, index);
+    gate_logits<X, DOT_ROWS, DOT_TOKENS>(call, index, blockIdx.x * DOT_ROWS, blockIdx.y * DOT_TOKENS, room);
+}
+
+#define KERNELS(suffix, E)                                                                                             \
+    KERNEL(prefill_logits_##suffix, 128) {                                                                             \
+        __shared__ float room[DOT_ROWS * DOT_TOKENS][WARPS];                                                           \
+        grid_dependency_launch();                                                                                      \
+        grid_dependency_wait();                                                                                        \
+        logits<E>(call, room);                                                                                         \
+    }                                                                                                                  \
+    KERNEL(prefill_shrink_##suffix, 128) {                                                                             \
+        DYNAMIC_SHARED(shared);                                                                                        \
+        __shared__ float room[DOT_ROWS * DOT_TOKENS][WARPS];                                                           \
+        __shared__ Tile tile;                                                                                          \
+        grid_dependency_launch();                                                                                      \
+        grid_dependency_wait();                                                                                        \
+        shrink_pairs<E>(call, shared, &tile, room);                                                                    \
+    }                                                                                                                  \
+    KERNEL(prefill_expand_##suffix, 128) {                                                                             \
+        grid_dependency_launch();                                                                                      \
+        grid_dependency_wait();                                                                                        \
+        const int warp = threadIdx.x / 32;                                                                             \
+        expand_tokens<E>(call, blockIdx.z, (blockIdx.y * WARPS + warp) * EXPAND_TOKENS, blockIdx.x * EXPAND_COLUMNS);  \
+    }
+
+KERNELS(f32, F32)
+KERNELS(f16, F16)
+KERNELS(bf16, BF16)
