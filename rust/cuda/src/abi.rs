@@ -4,7 +4,7 @@
 use crate::driver::Address;
 
 /// `METEORA_ABI_VERSION`.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 pub const MAX_SLICES: usize = 4;
 pub const MAX_SLOTS: usize = 4097;
 /// Up to this many tokens a call takes the decode path.
@@ -23,10 +23,6 @@ pub const fn scatter_bytes(slots: usize) -> usize {
 
 /// The most dynamic shared memory that any function takes: beyond 48 KiB a function must be told.
 pub const CHOOSE_BYTES_MAX: usize = choose_bytes(MAX_SLOTS, MAX_SLOTS).next_multiple_of(1024);
-
-/// Element types of x and y: f32, f16, bf16, in the order of their codes.
-pub const DTYPES: usize = 3;
-const DTYPE_NAMES: [&str; DTYPES] = ["f32", "f16", "bf16"];
 
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
@@ -74,12 +70,13 @@ pub struct Call {
     pub u_stride: i32,
     pub n_slices: i32,
     pub temperature: f32,
-    pub reserved: i32,
+    pub x_dtype: i16,
+    pub y_dtype: i16,
     pub slices: [Slice; MAX_SLICES],
 }
 
 macro_rules! ops {
-    ($($op:ident = $symbol:literal $of:ident $dynamic:literal;)*) => {
+    ($($op:ident = $symbol:literal $dynamic:literal;)*) => {
         /// The kernels.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Op {
@@ -92,21 +89,10 @@ macro_rules! ops {
         impl Op {
             pub const ALL: &'static [Op] = &[$(Op::$op),*];
 
-            /// The entry point for an element type.
-            pub fn symbol(self, dtype: usize) -> String {
-                let (name, of) = match self {
-                    $(Op::$op => ($symbol, Of::$of),)*
-                };
-                match of {
-                    Of::Nothing => name.to_owned(),
-                    Of::X | Of::Y => format!("{name}_{}", DTYPE_NAMES[dtype]),
-                }
-            }
-
-            /// Whose element type names the entry point.
-            pub fn of(self) -> Of {
+            /// The entry point.
+            pub fn symbol(self) -> &'static str {
                 match self {
-                    $(Op::$op => Of::$of,)*
+                    $(Op::$op => $symbol,)*
                 }
             }
 
@@ -120,23 +106,15 @@ macro_rules! ops {
     };
 }
 
-/// What an op's element type is that of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Of {
-    X,
-    Y,
-    Nothing,
-}
-
 ops! {
-    DecodeLogits = "decode_logits" X false;
-    DecodeShrink = "decode_shrink" X true;
-    DecodeExpand = "decode_expand" Y false;
-    DecodeDense = "decode_dense" X false;
-    DecodeChooseExpand = "decode_choose_expand" Y true;
-    PrefillLogits = "prefill_logits" X false;
-    PrefillChoose = "prefill_choose" Nothing true;
-    PrefillScatter = "prefill_scatter" Nothing true;
-    PrefillShrink = "prefill_shrink" X true;
-    PrefillExpand = "prefill_expand" Y false;
+    DecodeLogits = "decode_logits" false;
+    DecodeShrink = "decode_shrink" true;
+    DecodeExpand = "decode_expand" false;
+    DecodeDense = "decode_dense" false;
+    DecodeChooseExpand = "decode_choose_expand" true;
+    PrefillLogits = "prefill_logits" false;
+    PrefillChoose = "prefill_choose" true;
+    PrefillScatter = "prefill_scatter" true;
+    PrefillShrink = "prefill_shrink" true;
+    PrefillExpand = "prefill_expand" false;
 }

@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_int, CStr, CString};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::abi::{Op, CHOOSE_BYTES_MAX, DTYPES, OPS};
+use crate::abi::{Op, CHOOSE_BYTES_MAX, OPS};
 use crate::driver::{driver, Driver, Handle};
 use crate::error::CudaError;
 use crate::image::{self, Choice};
@@ -33,7 +33,7 @@ pub struct Device {
     /// Which of the embedded images it took.
     pub choice: Choice,
     context: Handle,
-    functions: [[Handle; DTYPES]; OPS],
+    functions: [Handle; OPS],
     pub(crate) side: SideCell,
 }
 
@@ -118,9 +118,9 @@ impl Device {
         enter(self.driver, self.context)
     }
 
-    /// The function of `op` for the element type with code `dtype` (0 f32, 1 f16, 2 bf16).
-    pub(crate) fn function(&self, op: Op, dtype: usize) -> Handle {
-        self.functions[op as usize][dtype]
+    /// The function of `op`.
+    pub(crate) fn function(&self, op: Op) -> Handle {
+        self.functions[op as usize]
     }
 
     fn load(ordinal: i32) -> Result<Device, CudaError> {
@@ -173,16 +173,10 @@ impl Device {
             )
         };
         let shared = attribute(SHARED_OPTIN)?.min(CHOOSE_BYTES_MAX as c_int);
-        let mut functions = [[std::ptr::null_mut(); DTYPES]; OPS];
+        let mut functions = [std::ptr::null_mut(); OPS];
         for &op in Op::ALL {
-            for (dtype, function) in functions[op as usize].iter_mut().enumerate() {
-                *function = touch(
-                    driver,
-                    &modules,
-                    &op.symbol(dtype),
-                    op.uses_dynamic_shared().then_some(shared),
-                )?;
-            }
+            let shared = op.uses_dynamic_shared().then_some(shared);
+            functions[op as usize] = touch(driver, &modules, op.symbol(), shared)?;
         }
         let multiprocessors = attribute(MULTIPROCESSORS)?.max(1) as u32;
         Ok(Device {

@@ -4,7 +4,7 @@ use std::ffi::{c_uint, c_void};
 
 use meteora_core::DType;
 
-use crate::abi::{self, Of};
+use crate::abi;
 use crate::device::Device;
 use crate::driver::{Address, Handle, LaunchAttribute, LaunchConfig};
 use crate::error::CudaError;
@@ -114,12 +114,7 @@ pub unsafe fn launch(
                 attributes: &attribute,
                 attribute_count: c_uint::from(early),
             };
-            let dtype = match step.op.of() {
-                Of::X => call.x_dtype,
-                Of::Y => call.y_dtype,
-                Of::Nothing => DType::F32,
-            };
-            let function = device.function(step.op, dtype as usize);
+            let function = device.function(step.op);
             let mut arguments: [*mut c_void; 1] = [std::ptr::from_mut(&mut parameters).cast()];
             // SAFETY: a function that takes one `MeteoraCall` by value, which the driver copies; the memory that it
             // names is the caller's promise.
@@ -170,6 +165,8 @@ fn parameters(call: &Call, workspace: Address, first: usize, count: usize) -> ab
         u_stride: 8 * sizes.pages as i32,
         n_slices: call.slices.len() as i32,
         temperature: call.temperature,
+        x_dtype: call.x_dtype as i16,
+        y_dtype: call.y_dtype as i16,
         ..abi::Call::default()
     };
     for (place, (to, slice)) in parameters.slices.iter_mut().zip(call.slices).enumerate() {
