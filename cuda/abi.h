@@ -4,21 +4,22 @@
 // and never synchronise; all memory is the caller's. Pools, table and routes are as rust/core/src/layout.rs says.
 //
 // Modules: one for each cuda/<folder>/<folder>.cu (decode, prefill), compiled with -I cuda. Functions are
-// extern "C" `<op>_<dtype>`, dtype f32, f16 or bf16: of x for ops that read x, of y for expand ops.
+// extern "C"; element types are told at run time: an instance for each would be five times the code, and what
+// dominates is memory.
 //
 //   decode, gather form (three launches)            grid                                          dynamic shared bytes
-//     decode_logits_<x>         block 128           (slots, ceil(T / 4), slices)                  0
-//     decode_shrink_<x>         block 128           (S, T, slices), any S >= 1                    CHOOSE
-//     decode_expand_<y>         block 128           (ceil(widest out / 256), T, slices)           0
+//     decode_logits             block 128           (slots, ceil(T / 4), slices)                  0
+//     decode_shrink             block 128           (S, T, slices), any S >= 1                    CHOOSE
+//     decode_expand             block 128           (ceil(widest out / 256), T, slices)           0
 //   decode, dense form (two launches; reads every adapter's A, waits once less)
-//     decode_dense_<x>          block 128           (4 * slots, ceil(T / 4), slices)              0
-//     decode_choose_expand_<y>  block 128           (ceil(widest out / 256), T, slices)           CHOOSE
+//     decode_dense              block 128           (4 * slots, ceil(T / 4), slices)              0
+//     decode_choose_expand      block 128           (ceil(widest out / 256), T, slices)           CHOOSE
 //   prefill (five launches)
-//     prefill_logits_<x>        block 128           (ceil(slots / 4), ceil(T / 8), slices)        0
+//     prefill_logits            block 128           (ceil(slots / 4), ceil(T / 8), slices)        0
 //     prefill_choose            block 32            (T, 1, slices)                                CHOOSE
 //     prefill_scatter           block 128           (ceil(T / 128), 1, slices)                    SCATTER
-//     prefill_shrink_<x>        block 128           (any G >= 1, 1, slices); G about 4 per SM     SHRINK
-//     prefill_expand_<y>        block 128           (ceil(widest out / 32), ceil(T / 64), slices) 0
+//     prefill_shrink            block 128           (any G >= 1, 1, slices); G about 4 per SM     SHRINK
+//     prefill_expand            block 128           (ceil(widest out / 32), ceil(T / 64), slices) 0
 //
 // CHOOSE, SCATTER, SHRINK are the METEORA_*_BYTES below; above 48 KiB the launcher raises the function's
 // limit (CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES). Launches of one call go to one stream in this order.
@@ -44,7 +45,7 @@ typedef unsigned long long uint64_t;
 #include <stdint.h>
 #endif
 
-#define METEORA_ABI_VERSION 1
+#define METEORA_ABI_VERSION 2
 
 #define METEORA_MAX_SLICES 4   // q, k, v; gate, up
 #define METEORA_MAX_SLOTS 4097 // 4,096 adapters and the base
@@ -105,7 +106,8 @@ typedef struct MeteoraCall {
     int32_t u_stride; // 8 * pages
     int32_t n_slices; // 1 to METEORA_MAX_SLICES
     float temperature; // above zero
-    int32_t reserved;  // 0
+    int16_t x_dtype;   // codes of rust/core/src/dtype.rs: 0 f32, 1 f16, 2 bf16
+    int16_t y_dtype;
     MeteoraSlice slices[METEORA_MAX_SLICES];
 } MeteoraCall;
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from ctypes import Structure, byref, c_char_p, c_float, c_int32, c_int64, c_uint, c_uint64, c_void_p
+from ctypes import Structure, byref, c_char_p, c_float, c_int16, c_int32, c_int64, c_uint, c_uint64, c_void_p
 from dataclasses import dataclass
 
 import torch
 from cuda_emulator.build import build
+from meteora_rs.ops.layout import CODE_OF_DTYPE
 from op_case import OpCase
 from torch import Tensor
 
 MAX_SLICES = 4
-SUFFIX = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 FORMS = ("gather", "dense", "prefill")
 
 
@@ -33,7 +33,7 @@ class Call(Structure):
                 *[(name, c_void_p) for name in WORKSPACE], ("first_token", c_int64), ("total_tokens", c_int64),
                 *[(name, c_int32) for name in ("tokens", "rows", "n_routes", "slots", "in_features", "places", "top_k",
                                                "pages", "u_stride", "n_slices")],
-                ("temperature", c_float), ("reserved", c_int32), ("slices", Slice * MAX_SLICES)]  # fmt: skip
+                ("temperature", c_float), ("x_dtype", c_int16), ("y_dtype", c_int16), ("slices", Slice * MAX_SLICES)]  # fmt: skip
 
 
 class LaunchConfig(Structure):
@@ -122,7 +122,8 @@ def run(
                 routes=first.routes.data_ptr(), first_token=begin, total_tokens=total, tokens=tokens,
                 rows=len(first.row_route), n_routes=len(first.routes), slots=slots, in_features=in_features,
                 places=places, top_k=min(first.top_k, slots), pages=pages, u_stride=8 * pages, n_slices=n,
-                temperature=first.temperature)  # fmt: skip
+                temperature=first.temperature,
+                x_dtype=CODE_OF_DTYPE[x.dtype], y_dtype=CODE_OF_DTYPE[bases[0].dtype])  # fmt: skip
     for name in WORKSPACE[: 5 if form != "prefill" else None]:
         setattr(call, name, space[name].data_ptr())
     for index, (c, y) in enumerate(zip(cases, ys, strict=True)):
@@ -131,14 +132,12 @@ def run(
                                    y.shape[1], index if leaders is None else leaders[index])  # fmt: skip
     library().meteora_emulator_seed(seed)
     if tokens:
-        for launch_arguments in launches(form, call, SUFFIX[x.dtype], SUFFIX[bases[0].dtype], blocks):
+        for launch_arguments in launches(form, call, blocks):
             launch(*launch_arguments)
     return Outcome([y[begin:end] for y in ys], space["chosen_count"], space["chosen_slots"], space["chosen_weights"])
 
 
-def launches(
-    form: str, call: Call, x: str, y: str, blocks: int
-) -> list[tuple[str, Call, tuple[int, int, int], int, int]]:
+def launches(form: str, call: Call, blocks: int) -> list[tuple[str, Call, tuple[int, int, int], int, int]]:
     """A form's launches as cuda/abi.h lists them."""
     t, n, slots = call.tokens, call.n_slices, call.slots
     widest = max(call.slices[i].out_features for i in range(n))
@@ -148,15 +147,15 @@ def launches(
         return -(-size // by)
 
     if form == "gather":
-        return [(f"decode_logits_{x}", call, (slots, up(t, 4), n), 128, 0),
-                (f"decode_shrink_{x}", call, (blocks, t, n), 128, choose),
-                (f"decode_expand_{y}", call, (up(widest, 256), t, n), 128, 0)]  # fmt: skip
+        return [("decode_logits", call, (slots, up(t, 4), n), 128, 0),
+                ("decode_shrink", call, (blocks, t, n), 128, choose),
+                ("decode_expand", call, (up(widest, 256), t, n), 128, 0)]  # fmt: skip
     if form == "dense":
-        return [(f"decode_dense_{x}", call, (4 * slots, up(t, 4), n), 128, 0),
-                (f"decode_choose_expand_{y}", call, (up(widest, 256), t, n), 128, choose)]  # fmt: skip
-    return [(f"prefill_logits_{x}", call, (up(slots, 4), up(t, 8), n), 128, 0),
+        return [("decode_dense", call, (4 * slots, up(t, 4), n), 128, 0),
+                ("decode_choose_expand", call, (up(widest, 256), t, n), 128, choose)]  # fmt: skip
+    return [("prefill_logits", call, (up(slots, 4), up(t, 8), n), 128, 0),
             ("prefill_choose", call, (t, 1, n), 32, choose),
             ("prefill_scatter", call, (up(t, 128), 1, n), 128, 8 * slots + 1024),
-            (f"prefill_shrink_{x}", call, (blocks, 1, n), 128, 49152),
-            (f"prefill_expand_{y}", call, (up(widest, 32), up(t, 64), n), 128, 0)]  # fmt: skip
+            ("prefill_shrink", call, (blocks, 1, n), 128, 49152),
+            ("prefill_expand", call, (up(widest, 32), up(t, 64), n), 128, 0)]  # fmt: skip
 

@@ -35,7 +35,7 @@ def run(name: str, seed: int = 0) -> tuple[Tensor, Tensor]:
     x = torch.randn(24, 24, generator=random).half()
     u, bias = torch.zeros(192), torch.zeros(1)
     call = Call(x=x.data_ptr(), x_stride=24, tokens=24, in_features=16, slots=1, pages=1, u_stride=8, n_slices=1,
-                total_tokens=24, u=u.data_ptr())  # fmt: skip
+                total_tokens=24, x_dtype=1, u=u.data_ptr())  # fmt: skip
     call.slices[0] = Slice(gate_bias=bias.data_ptr(), out_features=1)
     library().meteora_emulator_seed(seed)
     launch(f"planted_{name}", call, (1, 1, 1), 32 if name.startswith("fragment") else 128, 2048)

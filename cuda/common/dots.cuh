@@ -20,24 +20,24 @@ __device__ __forceinline__ float warp_sum(float value) {
 }
 
 // Adds the products of this thread's elements. Loads without a test: WHOLE.
-template <class X, int R, int T, bool WHOLE>
+template <int R, int T, bool WHOLE>
 __device__ __forceinline__ void add_dots(float (&sums)[R][T], const uint8_t *const (&w)[R], int w_code,
-                                         const typename X::Bits *const (&x)[T], int width) {
-    const int w_size = size_of(w_code);
-#pragma unroll(WHOLE ? 2 : 1)
+                                         const uint8_t *const (&x)[T], int x_code, int width) {
+    const int w_size = size_of(w_code), x_size = size_of(x_code);
+#pragma unroll(WHOLE && R * T <= 8 ? 2 : 1)
     for (int at = threadIdx.x * CHUNK; at < width; at += BLOCK * CHUNK) {
         // All loads before the first use.
         Eight tokens[T], rows[R];
 #pragma unroll
         for (int t = 0; t < T; t++)
-            tokens[t] = eight_at<WHOLE>(reinterpret_cast<const uint8_t *>(x[t] + at), size_of(X::code), width - at);
+            tokens[t] = eight_at<WHOLE>(x[t] + int64_t(at) * x_size, x_size, width - at);
 #pragma unroll
         for (int r = 0; r < R; r++)
             rows[r] = eight_at<WHOLE>(w[r] + int64_t(at) * w_size, w_size, width - at);
         float token[T][CHUNK];
 #pragma unroll
         for (int t = 0; t < T; t++)
-            widen(token[t], tokens[t], X::code);
+            widen(token[t], tokens[t], x_code);
 #pragma unroll
         for (int r = 0; r < R; r++) {
             float row[CHUNK];
@@ -51,10 +51,10 @@ __device__ __forceinline__ void add_dots(float (&sums)[R][T], const uint8_t *con
     }
 }
 
-// Calls emit(r, t, dot) from one thread for each product of rows of the type with code `w_code`. All threads of the
-// block come here together; `room`, for R * T rows, is shared by them.
-template <class X, int R, int T, class Emit>
-__device__ __forceinline__ void dots(const uint8_t *const (&w)[R], int w_code, const typename X::Bits *const (&x)[T],
+// Calls emit(r, t, dot) from one thread for each product. All threads of the block come here together; `room`, for
+// R * T rows, is shared by them.
+template <int R, int T, class Emit>
+__device__ __forceinline__ void dots(const uint8_t *const (&w)[R], int w_code, const uint8_t *const (&x)[T], int x_code,
                                      int width, float (*room)[WARPS], Emit emit) {
     bool whole = width % CHUNK == 0;
 #pragma unroll
@@ -65,9 +65,9 @@ __device__ __forceinline__ void dots(const uint8_t *const (&w)[R], int w_code, c
         whole = whole && aligned(x[t], 16);
     float sums[R][T] = {};
     if (whole)
-        add_dots<X, R, T, true>(sums, w, w_code, x, width);
+        add_dots<R, T, true>(sums, w, w_code, x, x_code, width);
     else
-        add_dots<X, R, T, false>(sums, w, w_code, x, width);
+        add_dots<R, T, false>(sums, w, w_code, x, x_code, width);
 #pragma unroll
     for (int r = 0; r < R; r++)
 #pragma unroll

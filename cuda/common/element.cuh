@@ -69,10 +69,18 @@ template <bool WHOLE> __device__ __forceinline__ Eight eight_at(const uint8_t *f
 
 __device__ __forceinline__ void widen(float (&out)[8], const Eight &eight, int code) {
     const uint32_t *words = reinterpret_cast<const uint32_t *>(eight.pieces);
+    if (code == F32::code) {
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const uint16_t half = uint16_t(words[i / 2] >> (16 * (i % 2)));
-        out[i] = code == F32::code ? __uint_as_float(words[i]) : code == F16::code ? F16::wide(half) : BF16::wide(half);
+        for (int i = 0; i < 8; i++)
+            out[i] = __uint_as_float(words[i]);
+    } else if (code == F16::code) {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            out[i] = F16::wide(uint16_t(words[i / 2] >> (16 * (i % 2))));
+    } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            out[i] = BF16::wide(uint16_t(words[i / 2] >> (16 * (i % 2))));
     }
 }
 

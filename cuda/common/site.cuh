@@ -74,9 +74,8 @@ __device__ __forceinline__ bool may_use(const MeteoraCall &call, const int32_t *
 }
 
 // Row `token` of x.
-template <class X>
-__device__ __forceinline__ const typename X::Bits *input_of(const MeteoraCall &call, int token) {
-    return reinterpret_cast<const typename X::Bits *>(call.x) + int64_t(token) * call.x_stride;
+__device__ __forceinline__ const uint8_t *input_of(const MeteoraCall &call, int token) {
+    return static_cast<const uint8_t *>(call.x) + int64_t(token) * call.x_stride * size_of(call.x_dtype);
 }
 
 // Where a [slices, tokens] array has (slice, token).

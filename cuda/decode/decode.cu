@@ -15,18 +15,17 @@
 constexpr int TOKENS = 4;
 
 // A leader's logits: block (slot, tokens).
-template <class X> __device__ __forceinline__ void logits(const MeteoraCall &call, float (*room)[WARPS]) {
+__device__ __forceinline__ void logits(const MeteoraCall &call, float (*room)[WARPS]) {
     const int index = blockIdx.z;
     if (call.slices[index].leader != index)
         return;
     if (call.tokens == 1)
-        gate_logits<X, 1, 1>(call, index, blockIdx.x, 0, room);
+        gate_logits<1, 1>(call, index, blockIdx.x, 0, room);
     else
-        gate_logits<X, 1, TOKENS>(call, index, blockIdx.x, blockIdx.y * TOKENS, room);
+        gate_logits<1, TOKENS>(call, index, blockIdx.x, blockIdx.y * TOKENS, room);
 }
 
 // Chosen slots' products with A: block (share of the rows, token).
-template <class X>
 __device__ __forceinline__ void shrink(const MeteoraCall &call, void *shared, float (*room)[WARPS]) {
     const int index = blockIdx.z, token = blockIdx.y, leader = call.slices[index].leader;
     const Choice choice = Choice::in(shared, call);
@@ -42,16 +41,16 @@ __device__ __forceinline__ void shrink(const MeteoraCall &call, void *shared, fl
         const Adapter adapter = adapter_of(call, call.slices[index], choice.slots[i]);
         for (int group = 0; group < row_groups(adapter); group++, turn++)
             if (turn % gridDim.x == blockIdx.x)
-                shrink_rows<X, 1>(call, index, adapter, group, token, 1, room);
+                shrink_rows<1>(call, index, adapter, group, token, 1, room);
     }
 }
 
 // Logits and every usable slot's product with A: block (slot and share of its rows, tokens).
-template <class X> __device__ __forceinline__ void dense(const MeteoraCall &call, float (*room)[WARPS]) {
+__device__ __forceinline__ void dense(const MeteoraCall &call, float (*room)[WARPS]) {
     const int index = blockIdx.z, slot = blockIdx.x / 4, share = blockIdx.x % 4;
     const int first = blockIdx.y * TOKENS, tokens = min(TOKENS, call.tokens - first);
     if (share == 0 && call.slices[index].leader == index)
-        gate_logits<X, 1, TOKENS>(call, index, slot, first, room);
+        gate_logits<1, TOKENS>(call, index, slot, first, room);
     bool wanted = false;
     for (int t = 0; t < tokens; t++)
         wanted = wanted || may_use(call, route_of(call, first + t), slot);
@@ -60,19 +59,19 @@ template <class X> __device__ __forceinline__ void dense(const MeteoraCall &call
     const Adapter adapter = adapter_of(call, call.slices[index], slot);
     // From the other end, so that the share with the gate row gets the fewest rows.
     for (int group = 3 - share; group < row_groups(adapter); group += 4)
-        shrink_rows<X, TOKENS>(call, index, adapter, group, first, tokens, room);
+        shrink_rows<TOKENS>(call, index, adapter, group, first, tokens, room);
 }
 
 // block (columns, token)
-template <class Y> __device__ __forceinline__ void expand_chosen(const MeteoraCall &call) {
+__device__ __forceinline__ void expand_chosen(const MeteoraCall &call) {
     const int index = blockIdx.z, token = blockIdx.y;
     const int64_t row = row_of(call, call.slices[index].leader, token);
-    expand<Y>(call, index, token, call.chosen_count[row], call.chosen_slots + row * call.places,
+    expand(call, index, token, call.chosen_count[row], call.chosen_slots + row * call.places,
               call.chosen_weights + row * call.places);
 }
 
 // block (columns, token)
-template <class Y> __device__ __forceinline__ void choose_and_expand(const MeteoraCall &call, void *shared) {
+__device__ __forceinline__ void choose_and_expand(const MeteoraCall &call, void *shared) {
     const int index = blockIdx.z, token = blockIdx.y, leader = call.slices[index].leader;
     const Choice choice = Choice::in(shared, call);
     if (threadIdx.x < 32)
@@ -80,43 +79,42 @@ template <class Y> __device__ __forceinline__ void choose_and_expand(const Meteo
     __syncthreads();
     if (blockIdx.x == 0 && leader == index)
         keep(call, index, token, choice);
-    expand<Y>(call, index, token, *choice.count, choice.slots, choice.weights);
+    expand(call, index, token, *choice.count, choice.slots, choice.weights);
 }
 
 #define KERNEL(name) extern "C" __global__ void __launch_bounds__(128) name(const __grid_constant__ MeteoraCall call)
 
-#define KERNELS(suffix, E)                                                                                             \
-    KERNEL(decode_logits_##suffix) {                                                                                   \
-        __shared__ float room[TOKENS][WARPS];                                                                          \
-        grid_dependency_launch();                                                                                      \
-        grid_dependency_wait();                                                                                        \
-        logits<E>(call, room);                                                                                         \
-    }                                                                                                                  \
-    KERNEL(decode_dense_##suffix) {                                                                                    \
-        __shared__ float room[SHRINK_ROWS * TOKENS][WARPS];                                                            \
-        grid_dependency_launch();                                                                                      \
-        grid_dependency_wait();                                                                                        \
-        dense<E>(call, room);                                                                                          \
-    }                                                                                                                  \
-    KERNEL(decode_shrink_##suffix) {                                                                                   \
-        DYNAMIC_SHARED(shared);                                                                                        \
-        __shared__ float room[SHRINK_ROWS][WARPS];                                                                     \
-        grid_dependency_launch();                                                                                      \
-        grid_dependency_wait();                                                                                        \
-        shrink<E>(call, shared, room);                                                                                 \
-    }                                                                                                                  \
-    KERNEL(decode_expand_##suffix) {                                                                                   \
-        grid_dependency_launch();                                                                                      \
-        grid_dependency_wait();                                                                                        \
-        expand_chosen<E>(call);                                                                                        \
-    }                                                                                                                  \
-    KERNEL(decode_choose_expand_##suffix) {                                                                            \
-        DYNAMIC_SHARED(shared);                                                                                        \
-        grid_dependency_launch();                                                                                      \
-        grid_dependency_wait();                                                                                        \
-        choose_and_expand<E>(call, shared);                                                                            \
-    }
+KERNEL(decode_logits) {
+    __shared__ float room[TOKENS][WARPS];
+    grid_dependency_launch();
+    grid_dependency_wait();
+    logits(call, room);
+}
 
-KERNELS(f32, F32)
-KERNELS(f16, F16)
-KERNELS(bf16, BF16)
+KERNEL(decode_dense) {
+    __shared__ float room[SHRINK_ROWS * TOKENS][WARPS];
+    grid_dependency_launch();
+    grid_dependency_wait();
+    dense(call, room);
+}
+
+KERNEL(decode_shrink) {
+    DYNAMIC_SHARED(shared);
+    __shared__ float room[SHRINK_ROWS][WARPS];
+    grid_dependency_launch();
+    grid_dependency_wait();
+    shrink(call, shared, room);
+}
+
+KERNEL(decode_expand) {
+    grid_dependency_launch();
+    grid_dependency_wait();
+    expand_chosen(call);
+}
+
+KERNEL(decode_choose_expand) {
+    DYNAMIC_SHARED(shared);
+    grid_dependency_launch();
+    grid_dependency_wait();
+    choose_and_expand(call, shared);
+}

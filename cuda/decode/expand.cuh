@@ -25,7 +25,6 @@ __device__ __forceinline__ void add_rows(float (&sums)[COLUMNS], const typename 
     }
 }
 
-template <class Y>
 __device__ __forceinline__ void expand(const MeteoraCall &call, int index, int token, int count, const int32_t *slots,
                                        const float *weights) {
     const MeteoraSlice &slice = call.slices[index];
@@ -54,8 +53,10 @@ __device__ __forceinline__ void expand(const MeteoraCall &call, int index, int t
                 add_rows<W, false>(sums, b, width, columns, adapter.rank, scale, coefficients);
         });
     }
-    if (adds) {
-        typename Y::Bits *y = reinterpret_cast<typename Y::Bits *>(slice.y) + token * slice.y_stride + column;
-        add<Y, COLUMNS>(y, sums, columns, aligned(y, COLUMNS * sizeof(*y)));
-    }
+    if (adds)
+        with_element(call.y_dtype, [&](auto element) {
+            typedef decltype(element) Y;
+            typename Y::Bits *y = reinterpret_cast<typename Y::Bits *>(slice.y) + token * slice.y_stride + column;
+            add<Y, COLUMNS>(y, sums, columns, aligned(y, COLUMNS * sizeof(*y)));
+        });
 }

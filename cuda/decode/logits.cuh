@@ -7,7 +7,7 @@
 #include "../common/site.cuh"
 #include "../common/dots.cuh"
 
-template <class X, int R, int T>
+template <int R, int T>
 __device__ __forceinline__ void gate_logits(const MeteoraCall &call, int index, int first_slot, int first_token,
                                             float (*room)[WARPS]) {
     const MeteoraSlice &slice = call.slices[index];
@@ -22,14 +22,14 @@ __device__ __forceinline__ void gate_logits(const MeteoraCall &call, int index, 
         return;
     // Rows beyond the last are the last once more, and thrown away.
     const uint8_t *w[R];
-    const typename X::Bits *x[T];
+    const uint8_t *x[T];
 #pragma unroll
     for (int r = 0; r < R; r++)
         w[r] = reinterpret_cast<const uint8_t *>(slice.gate + int64_t(first_slot + min(r, slots - 1)) * call.in_features);
 #pragma unroll
     for (int t = 0; t < T; t++)
-        x[t] = input_of<X>(call, first_token + min(t, tokens - 1));
-    dots<X, R, T>(w, F32::code, x, call.in_features, room, [&](int r, int t, float dot) {
+        x[t] = input_of(call, first_token + min(t, tokens - 1));
+    dots<R, T>(w, F32::code, x, call.x_dtype, call.in_features, room, [&](int r, int t, float dot) {
         if (r < slots && t < tokens) {
             const int slot = first_slot + r;
             const float unsigned_dot = sign_free(slice, slot) ? fabsf(dot) : dot;

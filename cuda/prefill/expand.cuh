@@ -88,7 +88,6 @@ __device__ __forceinline__ void multiply(float (&products)[PRODUCTS][4], const M
 }
 
 // 16 tokens from place `first` of token_order on, by 32 columns; one warp.
-template <class Y>
 __device__ __forceinline__ void expand_tokens(const MeteoraCall &call, int index, int first, int column) {
     const MeteoraSlice &slice = call.slices[index];
     const int lane = threadIdx.x % 32, leader = slice.leader;
@@ -142,10 +141,13 @@ __device__ __forceinline__ void expand_tokens(const MeteoraCall &call, int index
                     sums[i][c * PRODUCTS + j] += mine[i] ? products[j][i * 2 + c] : 0.0f;
     }
     const int at = column + lane % 4 * 8;
+    with_element(call.y_dtype, [&](auto element) {
+        typedef decltype(element) Y;
 #pragma unroll
-    for (int i = 0; i < 2; i++)
-        if (adds[i]) {
-            typename Y::Bits *y = reinterpret_cast<typename Y::Bits *>(slice.y) + tokens[i] * slice.y_stride + at;
-            add<Y, 2 * PRODUCTS>(y, sums[i], slice.out_features - at, aligned(y, 16));
-        }
+        for (int i = 0; i < 2; i++)
+            if (adds[i]) {
+                typename Y::Bits *y = reinterpret_cast<typename Y::Bits *>(slice.y) + tokens[i] * slice.y_stride + at;
+                add<Y, 2 * PRODUCTS>(y, sums[i], slice.out_features - at, aligned(y, 16));
+            }
+    });
 }

@@ -29,37 +29,34 @@ KERNEL(prefill_scatter, 128) {
 }
 
 // Logits: block (slots, tokens); the first block of a leader also clears its counts.
-template <class X> __device__ __forceinline__ void logits(const MeteoraCall &call, float (*room)[WARPS]) {
+__device__ __forceinline__ void logits(const MeteoraCall &call, float (*room)[WARPS]) {
     const int index = blockIdx.z;
     if (call.slices[index].leader != index)
         return;
     if (blockIdx.x == 0 && blockIdx.y == 0)
         clear_counts(call, index);
-    gate_logits<X, DOT_ROWS, DOT_TOKENS>(call, index, blockIdx.x * DOT_ROWS, blockIdx.y * DOT_TOKENS, room);
+    gate_logits<DOT_ROWS, DOT_TOKENS>(call, index, blockIdx.x * DOT_ROWS, blockIdx.y * DOT_TOKENS, room);
 }
 
-#define KERNELS(suffix, E)                                                                                             \
-    KERNEL(prefill_logits_##suffix, 128) {                                                                             \
-        __shared__ float room[DOT_ROWS * DOT_TOKENS][WARPS];                                                           \
-        grid_dependency_launch();                                                                                      \
-        grid_dependency_wait();                                                                                        \
-        logits<E>(call, room);                                                                                         \
-    }                                                                                                                  \
-    KERNEL(prefill_shrink_##suffix, 128) {                                                                             \
-        DYNAMIC_SHARED(shared);                                                                                        \
-        __shared__ float room[DOT_ROWS * DOT_TOKENS][WARPS];                                                           \
-        __shared__ Tile tile;                                                                                          \
-        grid_dependency_launch();                                                                                      \
-        grid_dependency_wait();                                                                                        \
-        shrink_pairs<E>(call, shared, &tile, room);                                                                    \
-    }                                                                                                                  \
-    KERNEL(prefill_expand_##suffix, 128) {                                                                             \
-        grid_dependency_launch();                                                                                      \
-        grid_dependency_wait();                                                                                        \
-        const int warp = threadIdx.x / 32;                                                                             \
-        expand_tokens<E>(call, blockIdx.z, (blockIdx.y * WARPS + warp) * EXPAND_TOKENS, blockIdx.x * EXPAND_COLUMNS);  \
-    }
+KERNEL(prefill_logits, 128) {
+    __shared__ float room[DOT_ROWS * DOT_TOKENS][WARPS];
+    grid_dependency_launch();
+    grid_dependency_wait();
+    logits(call, room);
+}
 
-KERNELS(f32, F32)
-KERNELS(f16, F16)
-KERNELS(bf16, BF16)
+KERNEL(prefill_shrink, 128) {
+    DYNAMIC_SHARED(shared);
+    __shared__ float room[DOT_ROWS * DOT_TOKENS][WARPS];
+    __shared__ Tile tile;
+    grid_dependency_launch();
+    grid_dependency_wait();
+    shrink_pairs(call, shared, &tile, room);
+}
+
+KERNEL(prefill_expand, 128) {
+    grid_dependency_launch();
+    grid_dependency_wait();
+    const int warp = threadIdx.x / 32;
+    expand_tokens(call, blockIdx.z, (blockIdx.y * WARPS + warp) * EXPAND_TOKENS, blockIdx.x * EXPAND_COLUMNS);
+}

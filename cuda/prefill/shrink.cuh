@@ -66,20 +66,20 @@ __device__ __forceinline__ uint4 *piece_of(uint4 *tile, int row, int piece) {
 }
 
 // Rows first_row.. of the adapter for one tile of pairs, by tensor cores.
-template <class X>
 __device__ __forceinline__ void shrink_tile(const MeteoraCall &call, int index, const Tile &tile,
                                             const Adapter &adapter, int first_row, uint4 *shared) {
     const int rows = min(TILE_ROWS, adapter.rank - first_row), steps = (call.in_features + TILE_K - 1) / TILE_K;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int piece = threadIdx.x % PIECES, first = threadIdx.x / PIECES; // this thread's part of every 16th row
     constexpr int EACH = BLOCK / PIECES;
-    const typename X::Bits *x[TILE_PAIRS / EACH];
+    const uint16_t *x[TILE_PAIRS / EACH];
 #pragma unroll
     for (int i = 0; i < TILE_PAIRS / EACH; i++)
-        x[i] = input_of<X>(call, tile.tokens[min(first + i * EACH, tile.pairs - 1)]) + piece * CHUNK;
-    const typename X::Bits *a = reinterpret_cast<const typename X::Bits *>(
-                                    adapter.row(call.slices[index].lora_a, call.in_features, first_row)) +
-                                piece * CHUNK;
+        x[i] = reinterpret_cast<const uint16_t *>(input_of(call, tile.tokens[min(first + i * EACH, tile.pairs - 1)])) +
+               piece * CHUNK;
+    const uint16_t *a =
+        reinterpret_cast<const uint16_t *>(adapter.row(call.slices[index].lora_a, call.in_features, first_row)) +
+        piece * CHUNK;
 
     const auto fetch = [&](int step) {
         uint4 *x_tile = shared + step % STAGES * STAGE_PIECES, *a_tile = x_tile + TILE_PAIRS * PIECES;
@@ -127,7 +127,7 @@ __device__ __forceinline__ void shrink_tile(const MeteoraCall &call, int index, 
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     float(&d)[4] = sums[2 * n + half];
-                    if constexpr (X::code == F16::code)
+                    if (adapter.dtype == F16::code)
                         mma_f16(d, x_part, a_part[2 * half], a_part[2 * half + 1]);
                     else
                         mma_bf16(d, x_part, a_part[2 * half], a_part[2 * half + 1]);
@@ -155,22 +155,22 @@ __device__ __forceinline__ void shrink_tile(const MeteoraCall &call, int index, 
 }
 
 // All rows of the adapter for one tile of pairs, by dot products.
-template <class X>
 __device__ __forceinline__ void shrink_tile_by_dots(const MeteoraCall &call, int index, const Tile &tile,
                                                     const Adapter &adapter, float (*room)[WARPS]) {
     for (int first_pair = 0; first_pair < tile.pairs; first_pair += DOT_TOKENS) {
         const int pairs = min(DOT_TOKENS, tile.pairs - first_pair);
-        const typename X::Bits *x[DOT_TOKENS];
+        const uint8_t *x[DOT_TOKENS];
 #pragma unroll
         for (int t = 0; t < DOT_TOKENS; t++)
-            x[t] = input_of<X>(call, tile.tokens[first_pair + min(t, pairs - 1)]);
+            x[t] = input_of(call, tile.tokens[first_pair + min(t, pairs - 1)]);
         for (int first_row = 0; first_row < adapter.rank; first_row += DOT_ROWS) {
             const int rows = min(DOT_ROWS, adapter.rank - first_row);
             const uint8_t *w[DOT_ROWS];
 #pragma unroll
             for (int r = 0; r < DOT_ROWS; r++)
                 w[r] = adapter.row(call.slices[index].lora_a, call.in_features, first_row + min(r, rows - 1));
-            dots<X, DOT_ROWS, DOT_TOKENS>(w, adapter.dtype, x, call.in_features, room, [&](int r, int t, float dot) {
+            dots<DOT_ROWS, DOT_TOKENS>(w, adapter.dtype, x, call.x_dtype, call.in_features, room,
+                                       [&](int r, int t, float dot) {
                 if (r < rows && t < pairs)
                     u_of(call, index, tile.tokens[first_pair + t], adapter)[first_row + r] = dot;
             });
@@ -178,12 +178,11 @@ __device__ __forceinline__ void shrink_tile_by_dots(const MeteoraCall &call, int
     }
 }
 
-template <class X>
 __device__ __forceinline__ void shrink_pairs(const MeteoraCall &call, uint4 *shared, Tile *current,
                                              float (*room)[WARPS]) {
     const int index = blockIdx.z;
     const MeteoraSlice &slice = call.slices[index];
-    const bool whole_pieces = call.in_features % CHUNK == 0 && call.x_stride % CHUNK == 0 && aligned(call.x, 16) &&
+    const bool whole_pieces = call.x_dtype != F32::code && call.in_features % CHUNK == 0 && call.x_stride % CHUNK == 0 && aligned(call.x, 16) &&
                               aligned(slice.lora_a, 16);
     for (int number = blockIdx.x;; number += gridDim.x) {
         if (threadIdx.x < 32) {
@@ -197,12 +196,11 @@ __device__ __forceinline__ void shrink_pairs(const MeteoraCall &call, uint4 *sha
         if (tile.slot < 0)
             return;
         const Adapter adapter = adapter_of(call, slice, tile.slot);
-        if (X::code != F32::code && adapter.dtype == X::code && whole_pieces) {
-            if constexpr (X::code != F32::code)
-                for (int row = 0; row < adapter.rank; row += TILE_ROWS)
-                    shrink_tile<X>(call, index, tile, adapter, row, shared);
+        if (adapter.dtype == call.x_dtype && whole_pieces) {
+            for (int row = 0; row < adapter.rank; row += TILE_ROWS)
+                shrink_tile(call, index, tile, adapter, row, shared);
         } else {
-            shrink_tile_by_dots<X>(call, index, tile, adapter, room);
+            shrink_tile_by_dots(call, index, tile, adapter, room);
         }
     }
 }

@@ -116,10 +116,6 @@ bool admits(const Region &region, const void *address, size_t bytes) {
     return region.stride_bytes == 0 || offset % region.stride_bytes + int64_t(bytes) <= region.row_bytes;
 }
 
-int64_t element_bytes(const std::string &kernel) {
-    return kernel.size() > 4 && kernel.compare(kernel.size() - 4, 4, "_f32") == 0 ? 4 : 2;
-}
-
 void add(const std::string &name, const void *start, int64_t bytes, bool writable, int64_t row_bytes = 0,
          int64_t stride_bytes = 0) {
     if (start)
@@ -130,14 +126,14 @@ void add(const std::string &name, const void *start, int64_t bytes, bool writabl
 
 void begin_launch(const char *name, const MeteoraCall &call) {
     const std::string kernel = name;
-    const int64_t element = element_bytes(kernel);
+    const int64_t of_x = call.x_dtype == 0 ? 4 : 2, of_y = call.y_dtype == 0 ? 4 : 2;
     const int64_t tokens = call.tokens, slots = call.slots, in = call.in_features, slices = call.n_slices;
     const int64_t rows = slices * tokens;
     regions.clear();
     last_region = 0;
     const bool expands = kernel.find("expand") != std::string::npos;
     if (!expands)
-        add("x", call.x, ((tokens - 1) * call.x_stride + in) * element, false, in * element, call.x_stride * element);
+        add("x", call.x, ((tokens - 1) * call.x_stride + in) * of_x, false, in * of_x, call.x_stride * of_x);
     for (int64_t i = 0; i < slices; i++) {
         const MeteoraSlice &slice = call.slices[i];
         const std::string of = "slices[" + std::to_string(i) + "].";
@@ -148,8 +144,8 @@ void begin_launch(const char *name, const MeteoraCall &call) {
         add(of + "lora_b_packed", slice.lora_b_packed, call.pages * 16 * out, false);
         add(of + "table", slice.table, slots * 16, false);
         if (expands)
-            add(of + "y", slice.y, ((tokens - 1) * slice.y_stride + out) * element, true, out * element,
-                slice.y_stride * element);
+            add(of + "y", slice.y, ((tokens - 1) * slice.y_stride + out) * of_y, true, out * of_y,
+                slice.y_stride * of_y);
     }
     add("row_route", call.row_route, int64_t(call.rows) * 4, false);
     add("routes", call.routes, int64_t(call.n_routes) * (2 + 2 * slots) * 4, false);
