@@ -57,8 +57,8 @@ __device__ __forceinline__ uint64_t warp_max(uint64_t value) {
 }
 
 // Fills `choice` for one token from its logits; all 32 lanes of one warp come here together. Others must not read
-// the choice before the block has met. Out of line, and its loops not unrolled: kernels carry it once.
-__device__ __noinline__ void choose(const MeteoraCall &call, int leader, int token, const Choice &choice) {
+// the choice before the block has met. Loops are not unrolled: two turns are many.
+__device__ __forceinline__ void choose(const MeteoraCall &call, int leader, int token, const Choice &choice) {
     const int lane = threadIdx.x % 32;
     const int32_t *record = route_of(call, token);
     int count = 0;

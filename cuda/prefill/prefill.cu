@@ -28,6 +28,10 @@ KERNEL(prefill_scatter, 128) {
         scatter(call, blockIdx.z, shared);
 }
 
+// Slots and tokens that share a reading.
+constexpr int LOGIT_SLOTS = 4;
+constexpr int LOGIT_TOKENS = 8;
+
 // Logits: block (slots, tokens); the first block of a leader also clears its counts.
 __device__ __forceinline__ void logits(const MeteoraCall &call, float (*room)[WARPS]) {
     const int index = blockIdx.z;
@@ -35,11 +39,11 @@ __device__ __forceinline__ void logits(const MeteoraCall &call, float (*room)[WA
         return;
     if (blockIdx.x == 0 && blockIdx.y == 0)
         clear_counts(call, index);
-    gate_logits<DOT_ROWS, DOT_TOKENS>(call, index, blockIdx.x * DOT_ROWS, blockIdx.y * DOT_TOKENS, room);
+    gate_logits<LOGIT_SLOTS, LOGIT_TOKENS>(call, index, blockIdx.x * LOGIT_SLOTS, blockIdx.y * LOGIT_TOKENS, room);
 }
 
 KERNEL(prefill_logits, 128) {
-    __shared__ float room[DOT_ROWS * DOT_TOKENS][WARPS];
+    __shared__ float room[LOGIT_SLOTS * LOGIT_TOKENS][WARPS];
     grid_dependency_launch();
     grid_dependency_wait();
     logits(call, room);

@@ -1,24 +1,34 @@
 // u[token, row] = A[row] . x[token] for the pairs of one slot, kept at 8 * page_start + row.
 //
-// Tiles of TILE_PAIRS pairs of one slot by TILE_ROWS rank rows; blocks take tiles in turn. On tensor cores where x
-// and the adapter are of one 16-bit type and rows are whole 16-byte pieces, with K in steps of TILE_K through
-// STAGES stages of shared memory, filled by cp.async; else as dot products, with the bits of the decode path.
+// Tiles of TILE_PAIRS pairs of one slot by all of its rank rows; blocks take tiles in turn. On tensor cores where x
+// and the adapter are of one 16-bit type and rows are whole 16-byte pieces: K comes in steps through STAGES stages of
+// shared memory, filled by cp.async, three under way while one is multiplied, for a tile waits for memory most of
+// its time; each warp multiplies a quarter of a step, and the four sums are added in order. Else as dot products,
+// with the bits of the decode path.
 
 #pragma once
 
 #include "../common/dots.cuh"
 #include "../common/site.cuh"
 
-constexpr int TILE_PAIRS = 64;
-constexpr int TILE_ROWS = 64;
-constexpr int TILE_K = 64; // elements: rows of 128 bytes, in 8 pieces of 16
-constexpr int STAGES = 3;
-constexpr int PIECES = TILE_K / CHUNK;
-constexpr int STAGE_PIECES = (TILE_PAIRS + TILE_ROWS) * PIECES;
-static_assert(STAGES * STAGE_PIECES * sizeof(uint4) == METEORA_SHRINK_BYTES, "as cuda/abi.h says");
+constexpr int TILE_PAIRS = 32;
+constexpr int STAGES = 4;
+constexpr int STAGE_PIECES = METEORA_SHRINK_BYTES / STAGES / sizeof(uint4);
 
 constexpr int DOT_ROWS = 4;
-constexpr int DOT_TOKENS = 8;
+constexpr int DOT_TOKENS = 4;
+
+// Up to ROWS rank rows at a time by K elements: a stage holds (TILE_PAIRS + ROWS) rows of K elements.
+template <int ROWS, int K> struct Shape {
+    static constexpr int rows = ROWS;
+    static constexpr int k = K;
+    static constexpr int pieces = K / CHUNK;
+    static_assert((TILE_PAIRS + ROWS) * pieces <= STAGE_PIECES, "a stage fits");
+    static_assert(K % (WARPS * 16) == 0, "each warp has whole products");
+    static_assert(WARPS * TILE_PAIRS * ROWS * sizeof(float) <= METEORA_SHRINK_BYTES, "the warps' sums fit");
+};
+typedef Shape<16, 128> FewRows;
+typedef Shape<64, 64> ManyRows;
 
 // Some pairs of one slot.
 struct Tile {
@@ -60,98 +70,109 @@ __device__ __forceinline__ float *u_of(const MeteoraCall &call, int index, int t
     return call.u + row_of(call, index, token) * call.u_stride + adapter.page_start * PAGE_ROWS;
 }
 
-// Piece `piece` of row `row` of a tile: pieces change places by row, so that eight rows lie in different banks.
-__device__ __forceinline__ uint4 *piece_of(uint4 *tile, int row, int piece) {
-    return tile + row * PIECES + (piece ^ (row & 7));
+// Piece `piece` of row `row` of a stage: pieces change places by row, so that eight rows lie in different banks.
+template <int PIECES> __device__ __forceinline__ uint4 *piece_of(uint4 *rows, int row, int piece) {
+    return rows + row * PIECES + (piece ^ (row & 7));
 }
 
-// Rows first_row.. of the adapter for one tile of pairs, by tensor cores.
+// Brings step `step` of the tile's inputs and of the adapter's rows first_row.. into its stage.
+template <class S>
+__device__ __forceinline__ void fetch(const MeteoraCall &call, const Tile &tile, const uint8_t *a, int rows, int step,
+                                      uint4 *stage) {
+    const int needed = TILE_PAIRS + (rows + 15) / 16 * 16;
+    for (int i = threadIdx.x; i < needed * S::pieces; i += BLOCK) {
+        const int row = i / S::pieces, piece = i % S::pieces, column = step * S::k + piece * CHUNK;
+        const bool of_x = row < TILE_PAIRS;
+        const bool exists = column < call.in_features && (of_x ? row < tile.pairs : row - TILE_PAIRS < rows);
+        const uint8_t *from = a;
+        if (exists && of_x)
+            from = input_of(call, tile.tokens[row]) + column * 2;
+        else if (exists)
+            from = a + (int64_t(row - TILE_PAIRS) * call.in_features + column) * 2;
+        cp_async_16(piece_of<S::pieces>(stage, row, piece), from, exists ? 16 : 0);
+    }
+}
+
+// sums[m][n] += this warp's quarter of a stage, 16 pairs times eight rows each.
+template <class S>
+__device__ __forceinline__ void multiply_stage(float (&sums)[TILE_PAIRS / 16][S::rows / 8][4], uint4 *stage, int rows,
+                                               int dtype) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    uint4 *const a_rows = stage + TILE_PAIRS * S::pieces;
+#pragma unroll
+    for (int step = 0; step < S::k / (WARPS * 16); step++) {
+        const int k = (warp * (S::k / (WARPS * 16)) + step) * 2; // in pieces
+        uint32_t x_part[TILE_PAIRS / 16][4];
+#pragma unroll
+        for (int m = 0; m < TILE_PAIRS / 16; m++)
+            ldmatrix_x4(x_part[m], piece_of<S::pieces>(stage, m * 16 + lane % 16, k + lane / 16));
+#pragma unroll
+        for (int n = 0; n < S::rows / 16; n++) {
+            if (n * 16 >= rows)
+                break;
+            uint32_t a_part[4];
+            ldmatrix_x4(a_part, piece_of<S::pieces>(a_rows, n * 16 + lane / 16 * 8 + lane % 8, k + lane / 8 % 2));
+#pragma unroll
+            for (int m = 0; m < TILE_PAIRS / 16; m++)
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    float(&d)[4] = sums[m][2 * n + half];
+                    if (dtype == F16::code)
+                        mma_f16(d, x_part[m], a_part[2 * half], a_part[2 * half + 1]);
+                    else
+                        mma_bf16(d, x_part[m], a_part[2 * half], a_part[2 * half + 1]);
+                }
+        }
+    }
+}
+
+// Up to S::rows rows of the adapter, from first_row on, for one tile of pairs, by tensor cores.
+template <class S>
 __device__ __forceinline__ void shrink_tile(const MeteoraCall &call, int index, const Tile &tile,
                                             const Adapter &adapter, int first_row, uint4 *shared) {
-    const int rows = min(TILE_ROWS, adapter.rank - first_row), steps = (call.in_features + TILE_K - 1) / TILE_K;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int piece = threadIdx.x % PIECES, first = threadIdx.x / PIECES; // this thread's part of every 16th row
-    constexpr int EACH = BLOCK / PIECES;
-    const uint16_t *x[TILE_PAIRS / EACH];
-#pragma unroll
-    for (int i = 0; i < TILE_PAIRS / EACH; i++)
-        x[i] = reinterpret_cast<const uint16_t *>(input_of(call, tile.tokens[min(first + i * EACH, tile.pairs - 1)])) +
-               piece * CHUNK;
-    const uint16_t *a =
-        reinterpret_cast<const uint16_t *>(adapter.row(call.slices[index].lora_a, call.in_features, first_row)) +
-        piece * CHUNK;
-
-    const auto fetch = [&](int step) {
-        uint4 *x_tile = shared + step % STAGES * STAGE_PIECES, *a_tile = x_tile + TILE_PAIRS * PIECES;
-        const int column = step * TILE_K;
-        const bool exists = column + piece * CHUNK < call.in_features;
-#pragma unroll
-        for (int i = 0; i < TILE_PAIRS / EACH; i++) {
-            const int row = first + i * EACH;
-            const bool filled = exists && row < tile.pairs;
-            cp_async_16(piece_of(x_tile, row, piece), filled ? x[i] + column : x[i], filled ? 16 : 0);
-        }
-#pragma unroll
-        for (int i = 0; i < TILE_ROWS / EACH; i++) {
-            const int row = first + i * EACH;
-            const bool filled = exists && row < rows;
-            if (i * EACH < rows) // 16 rows that no one multiplies are not fetched
-                cp_async_16(piece_of(a_tile, row, piece),
-                            filled ? a + int64_t(row) * call.in_features + column : a, filled ? 16 : 0);
-        }
-    };
-
-    float sums[TILE_ROWS / 8][4] = {};
+    const int rows = min(S::rows, adapter.rank - first_row), steps = (call.in_features + S::k - 1) / S::k;
+    const uint8_t *a = adapter.row(call.slices[index].lora_a, call.in_features, first_row);
+    float sums[TILE_PAIRS / 16][S::rows / 8][4] = {};
     for (int step = 0; step < STAGES - 1; step++) {
         if (step < steps)
-            fetch(step);
+            fetch<S>(call, tile, a, rows, step, shared + step * STAGE_PIECES);
         cp_async_commit();
     }
+#pragma unroll 1
     for (int step = 0; step < steps; step++) {
         cp_async_wait<STAGES - 2>();
         __syncthreads();
-        if (step + STAGES - 1 < steps)
-            fetch(step + STAGES - 1);
+        const int next = step + STAGES - 1;
+        if (next < steps)
+            fetch<S>(call, tile, a, rows, next, shared + next % STAGES * STAGE_PIECES);
         cp_async_commit();
-        uint4 *x_tile = shared + step % STAGES * STAGE_PIECES, *a_tile = x_tile + TILE_PAIRS * PIECES;
-#pragma unroll
-        for (int k = 0; k < PIECES; k += 2) {
-            uint32_t x_part[4];
-            ldmatrix_x4(x_part, piece_of(x_tile, warp * 16 + lane % 16, k + lane / 16));
-#pragma unroll
-            for (int n = 0; n < TILE_ROWS / 16; n++) {
-                if (n * 16 >= rows)
-                    break;
-                uint32_t a_part[4];
-                ldmatrix_x4(a_part, piece_of(a_tile, n * 16 + lane / 16 * 8 + lane % 8, k + lane / 8 % 2));
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    float(&d)[4] = sums[2 * n + half];
-                    if (adapter.dtype == F16::code)
-                        mma_f16(d, x_part, a_part[2 * half], a_part[2 * half + 1]);
-                    else
-                        mma_bf16(d, x_part, a_part[2 * half], a_part[2 * half + 1]);
-                }
-            }
-        }
+        multiply_stage<S>(sums, shared + step % STAGES * STAGE_PIECES, rows, adapter.dtype);
     }
     cp_async_wait<0>();
     __syncthreads();
+    // The stages are free: the warps' sums, [WARPS, TILE_PAIRS, S::rows].
+    float *const parts = reinterpret_cast<float *>(shared);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int pair = warp * 16 + lane / 4 + half * 8;
-        if (pair >= tile.pairs)
-            continue;
-        float *u = u_of(call, index, tile.tokens[pair], adapter) + first_row;
+    for (int m = 0; m < TILE_PAIRS / 16; m++)
 #pragma unroll
-        for (int n = 0; n < TILE_ROWS / 8; n++)
+        for (int n = 0; n < S::rows / 8; n++)
 #pragma unroll
-            for (int c = 0; c < 2; c++) {
-                const int row = n * 8 + lane % 4 * 2 + c;
-                if (row < rows)
-                    u[row] = sums[n][half * 2 + c];
+            for (int i = 0; i < 4; i++) {
+                const int pair = m * 16 + lane / 4 + i / 2 * 8, row = n * 8 + lane % 4 * 2 + i % 2;
+                parts[(warp * TILE_PAIRS + pair) * S::rows + row] = sums[m][n][i];
             }
+    __syncthreads();
+    for (int i = threadIdx.x; i < tile.pairs * S::rows; i += BLOCK) {
+        const int row = i % S::rows;
+        float sum = parts[i];
+#pragma unroll
+        for (int other = 1; other < WARPS; other++)
+            sum += parts[other * TILE_PAIRS * S::rows + i];
+        if (row < rows)
+            u_of(call, index, tile.tokens[i / S::rows], adapter)[first_row + row] = sum;
     }
+    __syncthreads();
 }
 
 // All rows of the adapter for one tile of pairs, by dot products.
@@ -197,8 +218,11 @@ __device__ __forceinline__ void shrink_pairs(const MeteoraCall &call, uint4 *sha
             return;
         const Adapter adapter = adapter_of(call, slice, tile.slot);
         if (adapter.dtype == call.x_dtype && whole_pieces) {
-            for (int row = 0; row < adapter.rank; row += TILE_ROWS)
-                shrink_tile(call, index, tile, adapter, row, shared);
+            if (adapter.rank <= FewRows::rows)
+                shrink_tile<FewRows>(call, index, tile, adapter, 0, shared);
+            else
+                for (int row = 0; row < adapter.rank; row += ManyRows::rows)
+                    shrink_tile<ManyRows>(call, index, tile, adapter, row, shared);
         } else {
             shrink_tile_by_dots(call, index, tile, adapter, room);
         }
