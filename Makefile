@@ -10,11 +10,16 @@ UV_VERSION := 0.13.9
 VENV := .venv
 PY := $(VENV)/bin/python
 EXTENSION := python/meteora_rs/_native.abi3.so
-RUST_SOURCES := $(shell find rust -name fuzz -prune -o -type f \( -name '*.rs' -o -name '*.toml' \) -print)
+RUST_SOURCES := $(shell find rust cuda -name fuzz -prune -o -type f \( -name '*.rs' -o -name '*.toml' -o -name '*.cu*' -o -name '*.h' \) -print)
 SECONDS_PER_TARGET ?= 300
+SOAK_SECONDS ?= 3600
+FUZZ_RUNS ?= 1000000
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 DEMO_ARGS ?=
+
+# Sanitizers need a target by name, or they would be built into build scripts as well.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
 # The same interpreter for maturin, clippy and the tests: otherwise each rebuilds PyO3 for its own.
 export PYO3_PYTHON := $(CURDIR)/$(PY)
@@ -26,9 +31,10 @@ ifeq ($(NO_COLOR)$(if $(MAKE_TERMOUT),,plain),)
   BLUE := \033[1;36m
   OFF := \033[0m
 endif
+comma := ,
 step = @printf '$(BLUE)==> %s$(OFF)\n' "$(1)"
 
-.PHONY: help env demo test test-rust test-python check check-rust check-python bench fuzz fuzz-short clean
+.PHONY: help env demo test test-rust test-python check check-rust check-python bench bench-hot soak loom miri tsan fuzz-plain fuzz fuzz-short clean
 
 help: ## this list
 	@printf 'meteora-rs: make <target>\n\n'
@@ -107,6 +113,34 @@ check-python: env
 bench: env ## speed as ratios to the base and peers, in one run (some minutes)
 	$(call step,Benchmarks)
 	@$(PY) -m meteora_rs.cli bench $(BENCH_ARGS)
+
+bench-hot: env ## what loads cost those who run, PEFT beside us (some minutes)
+	$(call step,Benchmarks of hot loading)
+	@$(PY) -m benchmarks.hot $(BENCH_ARGS)
+
+soak: env ## everything at once on a tiny model, every answer checked (SOAK_SECONDS=3600)
+	$(call step,Soaking for $(SOAK_SECONDS) s, then 10$(comma)000 loads and unloads)
+	@cd tests && SOAK_SECONDS=$(SOAK_SECONDS) $(CURDIR)/$(PY) -m soak
+
+loom: $(VENV)/.stamp-requirements ## the registry under every order of events of two threads
+	$(call step,Loom)
+	@RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 cargo test --release --package meteora-core --test loom \
+	  --target-dir target/loom
+
+tsan: $(VENV)/.stamp-requirements ## the registry's threads under ThreadSanitizer (needs nightly with rust-src)
+	$(call step,ThreadSanitizer)
+	@RUSTFLAGS='-Zsanitizer=thread' cargo +nightly test -Zbuild-std --target $(HOST) --target-dir target/tsan \
+	  --package meteora-core --test registry --test kernel_grid
+
+miri: $(VENV)/.stamp-requirements ## the unsafe code that miri can run (needs nightly with miri)
+	$(call step,Miri)
+	@MIRIFLAGS='-Zmiri-disable-isolation' cargo +nightly miri test --target-dir target/miri --package meteora-core \
+	  --test kernel_portable --test registry -- --skip threads --skip histories
+
+fuzz-plain: ## the fuzz targets without cargo-fuzz, under AddressSanitizer (FUZZ_RUNS=1000000; needs nightly)
+	$(call step,$(FUZZ_RUNS) runs of each fuzz target)
+	@cd rust/core/fuzz && RUSTFLAGS='-Zsanitizer=address' cargo +nightly run --release --target $(HOST) \
+	  --no-default-features --example plain -- $(FUZZ_RUNS)
 
 fuzz: ## fuzz every parser (SECONDS_PER_TARGET=300; needs cargo-fuzz and a C++ compiler)
 	$(call step,Fuzzing each target for $(SECONDS_PER_TARGET) s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import statistics
 import time
@@ -30,6 +31,18 @@ class Variant:
     block: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
+def next_token(model: nn.Module, out: Any) -> Any:
+    """One greedy step from what the step before put out."""
+    # transformers 5.24 renames past_key_values to cache; PEFT's wrappers take either.
+    cache = "cache" if "cache" in _parameters(type(model)) else "past_key_values"
+    return model(input_ids=out.logits[:, -1:].argmax(-1), use_cache=True, **{cache: out[cache]})
+
+
+@functools.cache
+def _parameters(kind: type[nn.Module]) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
+
+
 def decode_ms(variants: Mapping[str, Variant], tokens: torch.Tensor) -> Times:
     """Milliseconds of `STEPS` greedy steps at batch 1 after a prompt."""
     times: Times = {name: [] for name in variants}
@@ -41,15 +54,11 @@ def decode_ms(variants: Mapping[str, Variant], tokens: torch.Tensor) -> Times:
     for turn in range(STEPS // RUN):
         for name in names[turn:] + names[:turn]:  # nobody comes after the same one always
             variant = variants[name]
-            # transformers 5.24 renames past_key_values to cache; PEFT's wrappers take either.
-            renamed = "cache" in inspect.signature(type(variant.model).forward).parameters
-            cache = "cache" if renamed else "past_key_values"
             out = outputs[name]
             with torch.inference_mode(), variant.block():
                 for _ in range(RUN):
-                    token = out.logits[:, -1:].argmax(-1)
                     start = time.perf_counter()
-                    out = variant.model(input_ids=token, use_cache=True, **{cache: out[cache]})
+                    out = next_token(variant.model, out)
                     times[name].append((time.perf_counter() - start) * 1e3)
             outputs[name] = out
     return times

@@ -50,7 +50,7 @@ def test_one_from_a_narrow_model_fits_a_wide_one(tmp_path: Path) -> None:
     saved(tmp_path / "one", pool_rank=32, dtype=torch.bfloat16)
     assert json.loads((tmp_path / "one" / MANIFEST).read_text())["element_size"] == 2
     after = attach_pretrained(tiny_model(), tmp_path / "one")
-    assert after.config.pool_rank == 32 and after.stats()["rank_rows"]["live"] == 16
+    assert after.config.pool_rank == 32 and after.stats().rank_rows.live == 16
 
 
 @pytest.mark.parametrize("size", [3, "4", None])

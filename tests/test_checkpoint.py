@@ -57,7 +57,7 @@ def test_recomputation_follows_the_routes_of_the_forward_pass(trained: Meteora, 
         trained.load_adapter(adapter(model, 8, seed=11), "new", gate="none")
 
     assert same(gradients(trained, replace), expected)
-    assert trained.stats()["slots"]["held"] == 0
+    assert trained.stats().slots.held == 0
 
 
 @pytest.mark.parametrize("reentrant", [False, True])

@@ -111,6 +111,30 @@ def test_fit_gates_writes_a_bundle(made: Path, tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "other").exists()
 
 
+def test_train_gates_writes_a_bundle(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ("train-gates", "--model", made / "model", "--adapter", made / "adapters/math", "--batch-size", 2)
+    texts = ("--texts", f"math={made / 'texts.jsonl'}", "--texts", f"__base__={made / 'general.jsonl'}")
+    short = ("--accumulate", 1, "--checkpoints", tmp_path / "checkpoints")
+    assert run(*base, *texts, *short, "--steps", 2, "--out", tmp_path / "bundle") == 0
+    assert "wrote" in capsys.readouterr().out
+    meteora = meteora_rs.attach_pretrained(AutoModelForCausalLM.from_pretrained(made / "model"), tmp_path / "bundle")
+    assert [(record.name, record.gate) for record in meteora.adapters()] == [("math", "fitted")]
+
+    picture = ("--json", "--plot", tmp_path / "loss.png", "--resume")
+    assert run(*base, *texts, *short, *picture, "--steps", 3, "--out", tmp_path / "bundle") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["classes"] == ["math", "__base__"] and report["steps"] == 3
+    assert (tmp_path / "loss.png").is_file()
+
+    assert run(*base, *texts, "--flow", "--steps", 1, "--out", tmp_path / "flow") == 0
+    assert "equal weights" in capsys.readouterr().out
+    assert (tmp_path / "flow" / "flow.safetensors").is_file()
+
+    assert run(*base, *texts, "--beta", 0, "--top-k", 1, "--out", tmp_path / "other") == 2
+    assert "beta" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_evaluate(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("math", "law"):
         (tmp_path / "tasks" / name).mkdir(parents=True)
@@ -141,7 +165,7 @@ def test_evaluate(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_doctor(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("doctor", "--model", made / "model", "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert set(report) == {"versions", "machine", "kernels", "pools"}
+    assert set(report) == {"versions", "machine", "kernels", "cuda", "pools"}
     assert run("doctor", "--model", made / "model") == 0
     assert "kernels" in capsys.readouterr().out
 

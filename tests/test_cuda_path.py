@@ -6,17 +6,22 @@ What it can't show: speed, and what only the hardware orders (streams, graphs, m
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import meteora_rs
 import pytest
 import torch
 from cuda_emulator.build import build
-from meteora_rs import Auto, Meteora, MeteoraConfig, Mix, _native
+from meteora_rs import Auto, Meteora, MeteoraConfig, Mix, Route, _native
 from meteora_rs.errors import MeteoraError
 from meteora_rs.ops.reference import gated_lora as reference
 from op_case import OpCase, make_case
 from plain_op import plain
+from routed_reference import reference_model_output, relative_error
 from test_op import records
 from tiny import adapter, equal, gate_rows, logits, prompt, tiny_model
 from tolerance import assert_close_to_reference
@@ -73,8 +78,6 @@ def test_the_op_is_what_the_specification_says(on_device: None, name: str) -> No
 
 
 def test_strided_arguments(on_device: None) -> None:
-    from dataclasses import replace
-
     case = make_case([4, 8], *records(2), shape=(7, 4))
     strided = replace(case, x=case.x.transpose(0, 1).contiguous().transpose(0, 1),
                       base=torch.stack([case.base, case.base], -1)[..., 1])  # fmt: skip
@@ -91,41 +94,94 @@ def load(model: PreTrainedModel) -> Meteora:
     return meteora
 
 
-ROUTES = [Auto(), Mix({"math": 0.7, "law": 0.3}), "__base__"]
+MIXED: list[Route] = [Auto(), Mix({"math": 0.7, "law": 0.3}), "__base__"]
 
 
-def story(model: PreTrainedModel) -> list[Tensor]:
+@dataclass
+class Said:
+    """What a model said at one point of a story: logits with their reference, tokens, and the weight of each adapter for each of them."""
+
+    logits: Tensor
+    reference: Tensor
+    tokens: Tensor
+    weights: Tensor
+
+
+def story(model: PreTrainedModel) -> list[Said]:
     """What a model says while adapters come, change and go."""
+    stock = tiny_model()
     meteora = load(model)
     said = []
 
-    def say(routes: object) -> None:
-        with meteora.routing(routes):  # type: ignore[arg-type]
-            said.append(logits(model, prompt()))
-            said.append(model.generate(prompt(length=4), max_new_tokens=5, do_sample=False))
+    def say(routes: Route | list[Route], length: int = 7) -> None:
+        ids = prompt(length=length)
+        with meteora.routing(routes):
+            out = logits(model, ids)
+            tokens = model.generate(ids[:, :4], max_new_tokens=5, do_sample=False)
+            with meteora.trace() as trace:
+                logits(model, ids)
+        said.append(Said(out, reference_model_output(stock, meteora, routes, ids), tokens,
+                         torch.as_tensor(trace.token_weights())))  # fmt: skip
 
     say(Auto())
-    say(ROUTES)
+    say(MIXED)
     meteora.reload_adapter("math", adapter(model, 16, seed=11))
     say("math")
     meteora.unload_adapter("sql")
     meteora.load_adapter(adapter(model, 2, seed=5), "late", gate=gate_rows(meteora, 5, equal=False))
     say([Auto(only=["late", "law"]), "late", Auto()])
     meteora.set_gates({"late": gate_rows(meteora, 6), "__base__": gate_rows(meteora, 7)})
-    said.append(logits(model, prompt(length=40)))
+    say(Auto(), length=24)  # more tokens than the decode kernels take
     meteora.detach()
     return said
 
 
 def test_a_models_story_is_the_same_as_on_the_cpu(emulator: None) -> None:
-    on_cpu = story(tiny_model())
+    told = story(tiny_model())
     _native.emulate_cuda(True)
     try:
-        on_device = story(tiny_model())
+        retold = story(tiny_model())
     finally:
         _native.emulate_cuda(False)
-    for one, other in zip(on_cpu, on_device, strict=True):
-        if one.is_floating_point():
-            torch.testing.assert_close(other, one, rtol=2e-4, atol=2e-4)
-        else:
-            assert torch.equal(one, other)
+    for on_cpu, on_device in zip(told, retold, strict=True):
+        allowed = max(2 * relative_error(on_cpu.logits, on_cpu.reference), 2e-5)
+        assert relative_error(on_device.logits, on_cpu.reference) < allowed
+        assert torch.equal(on_cpu.tokens, on_device.tokens)
+        torch.testing.assert_close(on_device.weights, on_cpu.weights, rtol=0, atol=1e-4)
+
+
+def test_a_tokens_bits_do_not_depend_on_its_batch(on_device: None) -> None:
+    every, rows = records(5)
+    case = make_case([4, 0, 8, 3, 16], every, rows, shape=(7, 2), d_in=133, d_out=64)
+    whole = op(case)
+    for row, route in enumerate(rows):
+        alone = replace(case, x=case.x[row : row + 1], base=case.base[row : row + 1])
+        assert equal(op(alone.with_routes(every, [route])), whole[row : row + 1])
+
+
+def test_gradients_are_those_of_the_cpu(emulator: None) -> None:
+    def gradient(model: PreTrainedModel) -> Tensor:
+        meteora = load(model)
+        x = model.get_input_embeddings()(prompt()).detach().requires_grad_()
+        with meteora.routing(Auto()):
+            model(inputs_embeds=x).logits.square().mean().backward()
+        meteora.detach()
+        assert x.grad is not None
+        return x.grad
+
+    on_cpu = gradient(tiny_model())
+    _native.emulate_cuda(True)
+    try:
+        on_device = gradient(tiny_model())
+    finally:
+        _native.emulate_cuda(False)
+    assert relative_error(on_device, on_cpu) < 1e-4
+
+
+def test_without_the_emulator_there_is_nothing_to_emulate(tmp_path: Path) -> None:
+    code = "from meteora_rs import _native; _native.emulate_cuda(True)"
+    missing = str(tmp_path / "libnone.so")
+    environment = {**os.environ, "METEORA_LIBCUDA": missing}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"MeteoraError: no CUDA driver: {missing} can't be opened" in done.stderr

@@ -38,6 +38,13 @@ def in_block(meteora: Meteora, action: Callable[[Meteora], object]) -> None:
         action(meteora)
 
 
+def entered_twice(meteora: Meteora) -> None:
+    block = meteora.routing("math")
+    for _ in range(2):
+        with block:
+            pass
+
+
 def pinned(meteora: Meteora) -> None:
     meteora.pin_adapter("math")
     meteora.unload_adapter("math")
@@ -72,9 +79,45 @@ EXAMPLES: list[tuple[str, str, Callable[[Meteora], object]]] = [
     ),
     ("AdapterInUseError", 'adapter "math" is in use: it is pinned', pinned),
     (
-        "AdapterInUseError", "gates change in place, between requests: close every routing() first",
-        lambda m: in_block(m, lambda n: n.set_gates({"math": gate_rows(n, 1)})),
+        "AdapterInUseError",
+        'adapter "math" is in use: running requests hold its gate rows; new ones take a slot of their own '
+        "(2 needed, 1 free): try again when requests have ended, unload an adapter or raise max_adapters",
+        lambda m: in_block(m, lambda n: n.set_gates({"math": gate_rows(n, 1), "law": gate_rows(n, 2)})),
     ),
+    (
+        "AdapterInUseError",
+        "where 1000 was expected: it was changed meanwhile; look at it again before replacing it",
+        lambda m: m.reload_adapter("math", configured(m), if_generation=1000),
+    ),
+    (
+        "AdapterInUseError", 'adapter "math" is in use: an adapter has this name; an alias takes another',
+        lambda m: m.set_alias("math", "law"),
+    ),
+    (
+        "AdapterInUseError", 'adapter "prod" is in use: it is an alias itself; point to its adapter, "math"',
+        lambda m: (m.set_alias("prod", "math"), m.set_alias("next", "prod")),
+    ),
+    (
+        "AdapterInUseError",
+        'adapter "math" is in use: the alias "prod" points to it; set_alias() or remove_alias() first',
+        lambda m: (m.set_alias("prod", "math"), m.unload_adapter("math")),
+    ),
+    (
+        "AdapterInUseError", 'adapter "prod" is in use: it is an alias of "math"; changes take the adapter\'s own name',
+        lambda m: (m.set_alias("prod", "math"), m.load_adapter(configured(m), "prod")),
+    ),
+    ("AdapterNotFoundError", "no alias named 'prod'; there are: none", lambda m: m.remove_alias("prod")),
+    ("RouteError", "no group named 'tenant'; there are: none", lambda m: m.remove_group("tenant")),
+    ("RouteError", 'group "tenant" needs a member', lambda m: m.set_group("tenant", [])),
+    ("RouteError", "its members are a list of names, not the string 'math'", lambda m: m.set_group("tenant", "math")),
+    ("RouteError", 'there is no group "@tenant"; set_group() makes one', lambda m: route(m, Auto(only="@tenant"))),
+    (
+        "RouteError", 'row 0: group "@tenant" lists "medicine", which is no live adapter',
+        lambda m: (m.set_group("tenant", ["math", "medicine"]), route(m, Auto(only="@tenant"))),
+    ),
+    ("RouteError", "'@tenant' is a group, and a route is one adapter", lambda m: route(m, "@tenant")),
+    ("ValueError", "wait must be 0 or more seconds, or None, not -1", lambda m: m.unload_adapter("math", wait=-1)),
+    ("MeteoraError", "a routing() block is entered once; call routing() again", entered_twice),
     (
         "CapacityError", 'adapter "new" does not fit: needs 72 rank rows, free 40 of 64 (largest run ',
         lambda m: m.load_adapter(adapter(m.model, 65), "new"),

@@ -16,7 +16,7 @@ from meteora_rs.errors import (
     CapacityError,
     MeteoraError,
 )
-from tiny import adapter, equal, gate_rows, logits, prompt, tiny_model
+from tiny import adapter, equal, gate_rows, logits, prompt, tiny_model, usage
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -79,11 +79,11 @@ def failures(model: PreTrainedModel) -> dict[str, tuple[Callable[[Meteora], obje
 @pytest.mark.parametrize("what", failures(tiny_model()))
 def test_a_failure_leaves_everything_as_it_was(loaded: Meteora, model: PreTrainedModel, what: str) -> None:
     action, error = failures(model)[what]
-    adapters, stats, auto, math = loaded.adapters(), loaded.stats(), by(loaded, Auto()), by(loaded, "math")
+    adapters, stats, auto, math = loaded.adapters(), usage(loaded), by(loaded, Auto()), by(loaded, "math")
     with pytest.raises(error) as caught:
         action(loaded)
     assert isinstance(caught.value, MeteoraError) or error is ValueError
     assert loaded.adapters() == adapters
-    assert loaded.stats() == stats
+    assert usage(loaded) == stats
     assert equal(by(loaded, Auto()), auto) and equal(by(loaded, "math"), math)
     loaded.load_adapter(adapter(model, 4, seed=9), "new")

@@ -108,7 +108,7 @@ def test_bad_examples_leave_nothing_behind(gate: list[Any], message: str) -> Non
     with pytest.raises(ValueError, match=message):
         load(meteora, gate=gate)
     assert [record.name for record in meteora.adapters()] == ["first", "second"]
-    assert meteora.stats()["slots"]["live"] == 2
+    assert meteora.stats().slots.live == 2
 
 
 def test_names_are_checked_first() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from meteora_rs import Meteora
 from meteora_rs.errors import AdapterFormatError, AdapterUnsupportedError
-from tiny import adapter, equal, logits, prompt, tiny_model, write
+from tiny import adapter, equal, logits, prompt, tiny_model, usage, write
 from torch import Tensor
 
 KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -87,12 +87,12 @@ CLASSES = {"format": AdapterFormatError, "unsupported": AdapterUnsupportedError}
 @pytest.mark.parametrize("memory", [False, True], ids=["folder", "memory"])
 def test_bad_content_is_refused(loaded: Meteora, what: str, memory: bool, tmp_path: Path) -> None:
     make, kind, part = CONTENT[what]
-    before, output = (loaded.adapters(), loaded.stats()), logits(loaded.model, prompt())
+    before, output = (loaded.adapters(), usage(loaded)), logits(loaded.model, prompt())
     with pytest.raises(CLASSES[kind], match=part) as caught:
         loaded.load_adapter(make() if memory else write(make(), tmp_path / "it"), "new")
     message = str(caught.value)
     assert 'adapter "new"' in message and ("(file: <memory>)" if memory else str(tmp_path)) in message
-    assert (loaded.adapters(), loaded.stats()) == before
+    assert (loaded.adapters(), usage(loaded)) == before
     assert equal(logits(loaded.model, prompt()), output)
 
 
@@ -139,9 +139,9 @@ FILES: dict[str, Callable[[Path], object]] = {
 def test_bad_files_are_refused(loaded: Meteora, what: str, tmp_path: Path) -> None:
     folder = write(good(), tmp_path / "it")
     FILES[what](folder)
-    before = loaded.adapters(), loaded.stats()
+    before = loaded.adapters(), usage(loaded)
     with pytest.raises(AdapterFormatError, match='adapter "new"') as caught:
         loaded.load_adapter(folder, "new")
     assert f"(file: {folder}" in str(caught.value)
-    assert (loaded.adapters(), loaded.stats()) == before
+    assert (loaded.adapters(), usage(loaded)) == before
     loaded.load_adapter(write(good(), tmp_path / "good"), "new")

@@ -122,6 +122,12 @@ def logits(model: nn.Module, ids: Tensor, **more: Any) -> Tensor:
     return out
 
 
+def usage(meteora: Meteora) -> object:
+    """Who has the slots and rows: what a change that failed leaves as it was."""
+    stats = meteora.stats()
+    return stats.slots, stats.rank_rows, stats.pages.free, stats.tiers["device"].adapters
+
+
 def equal(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are the same to the bit, NaN and the sign of zero included."""
     ints = {4: torch.int32, 2: torch.int16, 8: torch.int64, 1: torch.uint8}[one.element_size()]

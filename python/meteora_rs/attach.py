@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -27,6 +29,7 @@ def attach(model: nn.Module, config: MeteoraConfig | None = None) -> Meteora:
 
     Raises:
         MeteoraError: already attached, wrapped by PEFT, or nothing to attach to.
+        OSError: there is no folder `config.adapter_root`.
     """
     config = config or MeteoraConfig()
     if any(isinstance(module, AttachedLinear) for module in model.modules()):
@@ -41,7 +44,8 @@ def attach(model: nn.Module, config: MeteoraConfig | None = None) -> Meteora:
         for info, linear in zip(infos, linears, strict=True)
     ]
     pool_rank = -(-config.pool_rank // 8) * 8  # whole pages
-    registry = _native.Registry(config.max_adapters, pool_rank, size, shapes)
+    root = None if config.adapter_root is None else os.fspath(config.adapter_root)
+    registry = _native.Registry(config.max_adapters, pool_rank, size, shapes, asdict(config.limits), root)
     patch = Patch(model, infos, registry, config)
     patch.install()
     return Meteora(patch, registry, config, size)

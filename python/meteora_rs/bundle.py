@@ -5,6 +5,7 @@ meteora.json                     format version, config, bytes of the element in
 gates.safetensors                "<adapter>/<site path>.gate" [in] float32, "<adapter>/<site path>.gate_bias" [1];
                                  a site whose row equals its input group's leader's is left out
 statistics.safetensors           what the last fit kept for adapters that come later (`gates.fit.kept`); may be missing
+flow.safetensors                 the gate that weights whole layers (`gates.flow`), if one was set
 adapters/<name>/                 a PEFT folder
 """
 
@@ -20,13 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from meteora_rs.config import LARGEST_POOL, MeteoraConfig
-from meteora_rs.errors import AdapterFormatError, MeteoraError
+from meteora_rs.config import LARGEST_POOL, OF_HOST, MeteoraConfig
+from meteora_rs.errors import AdapterFormatError, AdapterInUseError, MeteoraError
+from meteora_rs.handle.pipeline import GIVEN
 from meteora_rs.peft_folder import write_peft_folder
 from meteora_rs.routes import BASE
+from meteora_rs.tensor_file import save_tensors
 
 if TYPE_CHECKING:
     from meteora_rs.gates.fit.kept import KeptStatistics
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST, GATES, ADAPTERS = "meteora.json", "gates.safetensors", "adapters"
-STATISTICS = "statistics.safetensors"
+STATISTICS, FLOW = "statistics.safetensors", "flow.safetensors"
 
 Rows = dict[str, tuple[Tensor, float]]
 
@@ -48,6 +51,7 @@ class Manifest:
     adapters: list[dict[str, Any]]
     gates_sha256: str
     statistics_sha256: str | None
+    flow_sha256: str | None
     element_size: int
 
     def config_for(self, element_size: int) -> MeteoraConfig:
@@ -102,30 +106,48 @@ def _check_target(target: Path) -> None:
     found = {path.name for path in target.iterdir()}
     if found and not (target / MANIFEST).is_file():
         raise MeteoraError(f"{target} exists and is no bundle (it has no {MANIFEST}); choose another folder")
-    if others := sorted(found - {MANIFEST, GATES, STATISTICS, ADAPTERS}):
+    if others := sorted(found - {MANIFEST, GATES, STATISTICS, FLOW, ADAPTERS}):
         raise MeteoraError(
             f"{target} holds more than a bundle ({others[0]}), which replacing it would delete; choose another folder"
         )
 
 
 def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) -> None:
+    with meteora._writer:  # what is listed is what is held
+        hold = meteora._registry.hold()  # the rows stay while they are read
+        records = meteora.adapters()
+        base_slot = meteora._registry.base_slot
     adapters = []
-    with meteora.routing(BASE):  # holds the snapshot while its rows are read
-        for record in meteora.adapters():
+    try:
+        if gone := {record.slot for record in records} - set(hold.slots()):
+            name = next(record.name for record in records if record.slot in gone)
+            raise AdapterInUseError(
+                f"adapter {name!r} is in use: it is being reloaded in its own place; save again later"
+            )
+        for record in records:
             sha256 = write_peft_folder(meteora, record, folder / ADAPTERS / record.name)
             adapters.append({"name": record.name, "gate": record.gate, "pinned": record.pinned, "sha256": sha256})
-        gates = _gate_tensors(meteora, meteora.gate_rows())
-    save_file(gates, folder / GATES, metadata={"format": "pt"})
+        slots = {record.name: record.slot for record in records if record.gate in GIVEN}
+        if base_slot is not None:
+            slots[BASE] = base_slot
+        gates = _gate_tensors(meteora, {name: meteora._gate_rows(slot) for name, slot in slots.items()})
+    finally:
+        del hold
+    save_tensors(gates, folder / GATES, metadata={"format": "pt"})
     if statistics is not None:
         statistics.save(folder / STATISTICS)
+    flow = meteora.flow_gate
+    if flow is not None:
+        flow.save(folder / FLOW)
     manifest = {
         "format": FORMAT,
-        "config": asdict(meteora.config),
+        "config": {key: value for key, value in asdict(meteora.config).items() if key not in OF_HOST},
         "element_size": meteora.element_size,
         "sites": _shapes(meteora),
         "adapters": adapters,
         "gates_sha256": _sha256(folder / GATES),
         "statistics_sha256": None if statistics is None else _sha256(folder / STATISTICS),
+        "flow_sha256": None if flow is None else _sha256(folder / FLOW),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
@@ -142,7 +164,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         data = json.loads(path.read_text())
         if data["format"] != FORMAT:
             raise AdapterFormatError(f"bundle format {data['format']!r}; this version reads {FORMAT} (file: {path})")
-        known = {field.name for field in fields(MeteoraConfig)}
+        known = {field.name for field in fields(MeteoraConfig)} - set(OF_HOST)
         if unknown := sorted(set(data["config"]) - known):
             raise ValueError(f"config.{unknown[0]} is not known")
         adapters = [{key: adapter[key] for key in ("name", "gate", "pinned", "sha256")} for adapter in data["adapters"]]
@@ -150,7 +172,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         if element_size not in (2, 4, 8):
             raise ValueError(f"element_size is 2, 4 or 8, not {element_size!r}")
         config = MeteoraConfig(**data["config"])
-        hashes = data["gates_sha256"], data.get("statistics_sha256")
+        hashes = data["gates_sha256"], data.get("statistics_sha256"), data.get("flow_sha256")
         return Manifest(config, dict(data["sites"]), adapters, *hashes, element_size)
     except AdapterFormatError:
         raise
@@ -177,6 +199,12 @@ def load_bundle(meteora: Meteora, folder: str | Path, manifest: Manifest) -> Non
         _compare_hash("statistics", folder / STATISTICS, manifest.statistics_sha256)
         widths = {group.leader.path: group.leader.in_features for group in meteora.groups}
         statistics = KeptStatistics.load(folder / STATISTICS, widths)
+    flow = None
+    if manifest.flow_sha256 is not None:
+        from meteora_rs.gates.flow import FlowGate, decoder_layers
+
+        _compare_hash("flow gate", folder / FLOW, manifest.flow_sha256)
+        flow = FlowGate.load(folder / FLOW, decoder_layers(meteora))
     for adapter in manifest.adapters:
         name, gate = adapter["name"], adapter["gate"]
         path = folder / ADAPTERS / name
@@ -192,6 +220,7 @@ def load_bundle(meteora: Meteora, folder: str | Path, manifest: Manifest) -> Non
             names.append(BASE)
         meteora.set_gates({name: rows[name] for name in names}, kind=kind)
     meteora.statistics = statistics
+    meteora.set_flow_gate(flow)
 
 
 def _sha256(path: Path) -> str:

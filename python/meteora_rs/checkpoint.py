@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from meteora_rs.context import Plan, RoutingContext
+from meteora_rs.context import RoutingContext
 
 FUNCTION = "_gradient_checkpointing_func"
 """Where transformers' modules keep what `gradient_checkpointing_enable` gave them."""
@@ -33,13 +33,13 @@ class _Planned:
 
     def __init__(self, function: Callable[..., Any], context: RoutingContext) -> None:
         self._function, self._context, self._plan = function, context, context.current()
-        self._hold = self._plan.native.hold()
+        self._lease = self._plan.backward_lease()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         plan = self._plan
         if plan.trace is not None:
-            self._plan = Plan(plan.native, None)  # a trace has each pass once
-        with self._context.enter(plan, inside=True):
+            self._plan = plan.traced(None)  # a trace has each pass once
+        with self._context.enter(plan, "backward", inside=True):
             return self._function(*args, **kwargs)
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
+
+from meteora_rs.limits import Limits
 
 SMALLEST, LARGEST = 2.0**-126, 2.0**127
 """Bounds of a temperature: kernels divide by it in float32."""
 
 LARGEST_POOL = 1 << 20
 """The most rank rows that pools may have."""
+
+OF_HOST = ("limits", "adapter_root")
+"""Fields that say what a host permits; a bundle, which may come from elsewhere, has none of them."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,10 @@ class MeteoraConfig:
         max_adapters: slots, 1 to 4,096.
         pool_rank: rank rows for all adapters together, in the model's dtype; each adapter takes its rank rounded
             up to 8, and twice that if its elements are twice as wide as the model's.
+        limits: how large an adapter may be.
+        adapter_root: the folder that all adapters lie in. Paths are relative to it, or absolute and inside it; none
+            leads out, by `..` or by a link (what is opened is found from a descriptor of the root, so nothing can be
+            exchanged between check and use), and nothing is fetched from the hub. None: any path, and hub ids.
 
     Raises:
         ValueError: a field is out of range.
@@ -30,6 +40,8 @@ class MeteoraConfig:
     temperature: float = 1.0
     max_adapters: int = 32
     pool_rank: int = 256
+    limits: Limits = field(default_factory=Limits)
+    adapter_root: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_adapters <= 4096:

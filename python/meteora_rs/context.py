@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from copy import copy
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
 from meteora_rs import _native
 from meteora_rs.errors import MeteoraError, RouteError
+from meteora_rs.leases import Lease, Leases
 from meteora_rs.routes import Auto, Route, to_native
 
 if TYPE_CHECKING:
+    from meteora_rs.gates.flow import FlowGate
+    from meteora_rs.site import Site
     from meteora_rs.trace import Trace
+
+TakesOver: TypeAlias = "Callable[[Site, Tensor, Tensor], Tensor]"
+"""(site, base output, input) to the output with the adapters' part: what stands in for a site's own rows."""
 
 
 CPU = -1
@@ -38,17 +46,28 @@ class PlacedRoutes:
 class Plan:
     """Routes resolved against one snapshot, in the form that kernels read.
 
-    Holds the snapshot until it is entered; then its `Holder` does, and graphs that await their backward pass: a
-    traceback whose frames know the plan keeps no adapter from being replaced.
+    Holds its adapters until it is entered; then its `Holder`'s lease does, and graphs that await their backward pass:
+    a traceback whose frames know the plan keeps no adapter from being replaced.
 
     `row_route [n] int32` and `routes [R, width] int32` are the tensors of `meteora_rs::gated_lora`, and `on` has their
-    copies on devices; `native` is the same for the eager CPU path; `is_base` says that no row uses an adapter.
+    copies on devices; `native` is the same for the eager CPU path; `is_base` says that no row uses an adapter. `flow` is the gate that weights whole
+    layers, if there is one (`gates.flow`). `takes_over` computes every site's part instead of the site: gates in
+    training, or the weights of a layer.
     """
 
-    __slots__ = ("_placed", "is_base", "listed", "native", "temperature", "top_k", "trace")
+    __slots__ = (
+        "_backward", "_leases", "_placed", "flow", "is_base", "listed", "native", "takes_over", "temperature", "top_k",
+        "trace",
+    )  # fmt: skip
 
-    def __init__(self, native: _native.RoutePlan, trace: Trace | None) -> None:
+    def __init__(
+        self, native: _native.RoutePlan, trace: Trace | None, leases: Leases, flow: FlowGate | None = None
+    ) -> None:
+        self.flow = flow
+        self.takes_over: TakesOver | None = None
         self.native = native
+        self._leases = leases
+        self._backward: weakref.ref[Lease] | None = None
         self.is_base = native.is_base
         self.top_k = native.top_k
         self.temperature = native.temperature
@@ -87,6 +106,34 @@ class Plan:
             placed = self._placed[place] = PlacedRoutes(own.row_route.to(device), own.records.to(device))
         return placed
 
+    def traced(self, trace: Trace | None) -> Plan:
+        """The same plan with another trace."""
+        plan = copy(self)
+        plan.trace = trace
+        return plan
+
+    def taken_over(self, takes_over: TakesOver) -> Plan:
+        """The same plan, with what computes every site's part."""
+        plan = copy(self)
+        plan.takes_over = takes_over
+        return plan
+
+    def lease(self, what: str) -> Lease:
+        """Hold the plan's adapters.
+
+        Raises:
+            MeteoraError: nobody holds them any more.
+        """
+        return Lease(self._leases, self.native, what)
+
+    def backward_lease(self) -> Lease:
+        """Hold the plan's adapters for a backward pass; all graphs of the plan share one lease."""
+        lease = self._backward() if self._backward is not None else None
+        if lease is None:
+            lease = self.lease("backward")
+            self._backward = weakref.ref(lease)
+        return lease
+
     def check_rows(self, rows: int | None) -> None:
         """Hold a list of routes against the batch that a call begins with.
 
@@ -103,12 +150,80 @@ class Plan:
 class Holder:
     """A mutable cell with the plan in force; compiled graphs read through it, so no branch and no guard on it."""
 
-    __slots__ = ("hold", "inside", "plan")
+    __slots__ = ("__weakref__", "_before", "ended", "inside", "lease", "plan")
 
-    def __init__(self, plan: Plan, inside: bool = False, hold: _native.Hold | None = None) -> None:
+    def __init__(
+        self, plan: Plan, inside: bool = False, lease: Lease | None = None, before: Holder | None = None
+    ) -> None:
         self.plan = plan
-        self.hold = hold  # of the plan's snapshot; the default plan, which no block ends, has its own
+        self.lease = lease  # None for the default plan, which no block ends: it holds its adapters itself
         self.inside = inside  # inside generate() or forward(): rows have been checked, and may have been repeated
+        # In force again when this one's block ends. Weak: who copies a context keeps what is in force, not what was.
+        self._before = None if before is None else weakref.ref(before)
+        self.ended = False
+
+    def before(self) -> Holder | None:
+        """The one before that has not ended."""
+        before = self._before() if self._before is not None else None
+        return before.before() if before is not None and before.ended else before
+
+
+class Block:
+    """Puts a plan in force in this thread or task from its entrance to its exit; entered once.
+
+    The context holds the adapters, not the block: whatever runs in a copy of the context keeps them, and where a
+    block is never closed they go with the thread or task. A block that is forgotten in its own context is closed then
+    and there, with a warning.
+    """
+
+    __slots__ = ("_before", "_context", "_holder", "_inside", "_plan", "_what")
+
+    def __init__(self, context: RoutingContext, plan: Plan, what: str, inside: bool = False) -> None:
+        self._context, self._plan, self._what, self._inside = context, plan, what, inside
+        self._holder: weakref.ref[Holder] | None = None
+        self._before: Holder | None = None  # for as long as this block is open
+
+    def __enter__(self) -> Plan:
+        """Put the plan in force.
+
+        Raises:
+            MeteoraError: nobody holds the plan's adapters any more.
+        """
+        var, plan = self._context.var, self._plan
+        self._before = var.get()
+        holder = Holder(plan, self._inside, plan.lease(self._what), self._before)
+        plan.native.release()
+        self._holder = weakref.ref(holder)
+        var.set(holder)
+        return plan
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        where: TracebackType | None = None,
+    ) -> None:
+        """Put the plan before in force again."""
+        holder = self._holder() if self._holder is not None else None
+        if holder is not None:
+            self._close(holder)
+        self._holder = self._before = None
+
+    def __del__(self) -> None:
+        ref: weakref.ref[Holder] | None = getattr(self, "_holder", None)
+        holder = ref() if ref is not None else None
+        # In another thread nothing can be said of the context that it was entered in: it ends with that.
+        if holder is not None and self._context.var.get() is holder:
+            if holder.lease is not None:
+                holder.lease.warn("it is closed, and its adapters are released,")
+            self._close(holder)
+
+    def _close(self, holder: Holder) -> None:
+        holder.ended = True
+        if holder.lease is not None:
+            holder.lease.closed = True
+        if self._context.var.get() is holder:
+            self._context.var.set(holder.before() or self._context.default)
 
 
 class RoutingContext:
@@ -116,32 +231,40 @@ class RoutingContext:
 
     def __init__(self, registry: _native.Registry, top_k: int, temperature: float) -> None:
         self._registry = registry
+        self.leases = Leases()
         self.lock = threading.RLock()
-        """Held while a plan takes its snapshot, and while gate rows change in place: neither sees half of the other."""
+        """Held while a plan takes its snapshot, and while gate rows change in place, which they do only if no request
+        runs: neither sees half of the other. No load ever takes it."""
         self._options = (top_k, temperature)
+        self.flow: FlowGate | None = None
+        """Given to each new plan."""
         self.default = Holder(self.plan([Auto()], None))
-        self._var: ContextVar[Holder] = ContextVar("meteora_rs_plan", default=self.default)
+        self.var: ContextVar[Holder] = ContextVar("meteora_rs_plan", default=self.default)
 
     def current(self) -> Plan:
         """The plan in force: of the innermost `routing()` of this thread or task, else the default `Auto()`."""
-        return self._var.get().plan
+        return self.var.get().plan
 
     def is_inside(self) -> bool:
         """Whether this is inside a call of the attached model."""
-        return self._var.get().inside
+        return self.var.get().inside
 
     def is_default(self) -> bool:
         """Whether no `routing()` is open here."""
-        return self._var.get() is self.default
+        return self.var.get() is self.default
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # where a graph breaks, what it calls is compiled too
     def plan(
         self,
         routes: Sequence[Route],
         trace: Trace | None,
         top_k: int | None = None,
         temperature: float | None = None,
+        within: Plan | None = None,
     ) -> Plan:
         """A plan for `routes` on the snapshot published now; what is None is as `attach` was told.
+
+        An error tells of no adapter that `within` can't reach: they may be others'.
 
         Raises:
             AdapterNotFoundError, RouteError: see `Meteora.routing`.
@@ -149,9 +272,10 @@ class RoutingContext:
         own_top_k, own_temperature = self._options
         top_k = own_top_k if top_k is None else top_k
         temperature = own_temperature if temperature is None else temperature
+        told = None if within is None else within.native
         with self.lock:
-            native = self._registry.plan([to_native(route) for route in routes], top_k, temperature)
-        return Plan(native, trace)
+            native = self._registry.plan([to_native(route) for route in routes], top_k, temperature, told)
+        return Plan(native, trace, self.leases, self.flow)
 
     def refresh(self) -> None:
         """Resolve the default `Auto()` against the snapshot published now."""
@@ -161,17 +285,6 @@ class RoutingContext:
         """Let the default plan hold no snapshot until `refresh`, so that an in-place reload finds no reader."""
         self.default.plan.native.release()
 
-    @contextmanager
-    def enter(self, plan: Plan, inside: bool = False) -> Iterator[Plan]:
-        """Put `plan` in force inside the block; `inside` a call of the model, rows are not checked again.
-
-        Raises:
-            MeteoraError: nobody holds the plan's snapshot any more.
-        """
-        token = self._var.set(Holder(plan, inside, plan.native.hold()))
-        plan.native.release()
-        try:
-            yield plan
-        finally:
-            self._var.reset(token)
-            del token  # it knows the holder before: a traceback with this frame would keep that one's snapshot
+    def enter(self, plan: Plan, what: str, inside: bool = False) -> Block:
+        """A block with `plan` in force; `inside` a call of the model, rows are not checked again."""
+        return Block(self, plan, what, inside)

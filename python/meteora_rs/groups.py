@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
+from meteora_rs import _native
 from meteora_rs.site import Site
 
 
@@ -20,22 +21,25 @@ class InputGroup:
         """The site that is called first and whose choice the others may take over."""
         return self.sites[0]
 
-    def share(self, changed: Iterable[int], readable: Set[int] | None) -> None:
-        """Let one evaluation of the gates serve all sites if the rows of a slot are the same at each.
+    def note(self, slot: int, equal: bool) -> None:
+        """Take down whether the sites have the same gate row in `slot`."""
+        (self._unequal.discard if equal else self._unequal.add)(slot)
+
+    def share(self, readable: Set[int] | None) -> None:
+        """Let one evaluation of the gates serve all sites if their rows are the same in every slot in use.
 
         Args:
-            changed: slots whose rows were written since the last call.
             readable: the slots that any request may read; None: all that were ever written.
         """
         if len(self.sites) == 1:
             return
-        for slot in changed:
-            (self._unequal.discard if self._equal(slot) else self._unequal.add)(slot)
         if readable is not None:
             self._unequal.intersection_update(readable)
         shares = not self._unequal
         for site in self.sites:
             site.kernel.shares_gate = shares
 
-    def _equal(self, slot: int) -> bool:
-        return all(self.leader.kernel.same_gate(site.kernel, slot) for site in self.sites[1:])
+
+def equal_gates(groups: Sequence[InputGroup], slot: int) -> list[bool]:
+    """For each group, whether its sites have the same gate row in `slot`, to the bit."""
+    return _native.equal_gates([[site.kernel for site in group.sites] for group in groups], slot)

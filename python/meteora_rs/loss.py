@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from meteora_rs.routes import Route
@@ -80,18 +80,23 @@ def encode_pair(tokenizer: Any, pair: Pair) -> tuple[list[int], list[int]]:
     return list(tokenizer(prompt)["input_ids"]), answer
 
 
-def _batch(model: Any, rows: Sequence[Encoded]) -> list[tuple[float, int]]:
+def padded_left(rows: Sequence[Encoded]) -> dict[str, Tensor]:
+    """`input_ids`, `attention_mask` and `position_ids`, each `[rows, longest]` int64: all rows end together."""
     width = max(len(ids) for ids, _ in rows)
-    longest = max(count for _, count in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.int64)
     mask = torch.zeros_like(ids)
     for row, (tokens, _) in enumerate(rows):
         ids[row, width - len(tokens) :] = torch.tensor(tokens)
         mask[row, width - len(tokens) :] = 1
     places = (mask.cumsum(1) - 1).clamp(min=0)
-    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": places}
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": places}
+
+
+def _batch(model: Any, rows: Sequence[Encoded]) -> list[tuple[float, int]]:
+    longest = max(count for _, count in rows)
+    inputs = padded_left(rows)
     device = {name: tensor.to(next(model.parameters()).device) for name, tensor in inputs.items()}
     logits = model(**device, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1].float()
-    targets = ids[:, -longest:].to(logits.device)
+    targets = inputs["input_ids"][:, -longest:].to(logits.device)
     nats = cross_entropy(logits.transpose(1, 2), targets, reduction="none")
     return [(float(nats[row, longest - count :].sum()), count) for row, (_, count) in enumerate(rows)]

@@ -86,6 +86,10 @@ class Patch:
             self._undo.pop()()
         self._model = None
 
+    def on_remove(self, undo: Callable[[], None]) -> None:
+        """Have `undo` called before what has been changed until now is undone."""
+        self._undo.append(undo)
+
     def _install_linear(self, linear: nn.Linear, site: Site) -> None:
         original = type(linear)
         attached = attached_class(original)
@@ -128,7 +132,7 @@ class Patch:
                 ops.refuse_transforms()
             if model.training and torch.is_grad_enabled():
                 bring_plans(model, context)
-            with context.enter(plan, inside=True):
+            with context.enter(plan, name, inside=True):
                 return inner(*args, **kwargs)
 
         setattr(model, name, wrapper)

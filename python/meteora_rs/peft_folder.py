@@ -9,10 +9,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from meteora_rs.ops.layout import TableEntry, slot_rows
+from meteora_rs.tensor_file import save_tensors
 
 if TYPE_CHECKING:
     from meteora_rs.meteora import AdapterRecord, Meteora
@@ -43,7 +43,7 @@ def write_peft_folder(meteora: Meteora, record: AdapterRecord, folder: Path) -> 
         alphas[site.path] = entry.scaling * entry.rank
     folder.mkdir(parents=True)
     weights = folder / "adapter_model.safetensors"
-    save_file(tensors, weights, metadata={"format": "pt"})
+    save_tensors(tensors, weights, metadata={"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(_config(ranks, alphas), indent=1) + "\n")
     return hashlib.sha256(weights.read_bytes()).hexdigest()
 

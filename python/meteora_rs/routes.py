@@ -13,6 +13,9 @@ from meteora_rs.errors import RouteError
 BASE = "__base__"
 """The route that uses no adapter, and the name of the base as a class of its own in `fit_gates`."""
 
+GROUP_MARK = "@"
+"""What begins a group's name in `Auto(only=…)`."""
+
 LARGEST = (2 - 2**-23) * 2.0**127
 """The largest float32: kernels hold weights in that type."""
 
@@ -21,16 +24,20 @@ LARGEST = (2 - 2**-23) * 2.0**127
 class Auto:
     """Let the gates choose, for each token and layer, among all routable adapters, or among `only` some.
 
-    Where `fit_gates` made the base a class of its own, the gates may choose it too: a token then gets no adapter.
+    `only` has names, aliases and `"@group"`s (`Meteora.set_group`), or is one `"@group"`; all are looked up when a
+    request begins. Where `fit_gates` made the base a class of its own, the gates may choose it too: a token then gets
+    no adapter.
     Arrow's logits and fitted ones are on different scales, so fit an adapter that shall compete with fitted ones.
 
     Raises:
-        RouteError: `only` is an empty list, a single string, or holds what is no string.
+        RouteError: `only` is an empty list, a single name, or holds what is no string.
     """
 
     only: tuple[str, ...] | None = None
 
-    def __init__(self, only: Sequence[str] | None = None) -> None:
+    def __init__(self, only: Sequence[str] | str | None = None) -> None:
+        if isinstance(only, str) and only.startswith(GROUP_MARK):
+            only = [only]
         if isinstance(only, str):
             raise RouteError(f"only must be a list of names, not the string {only!r}; for one adapter write [{only!r}]")
         if only is not None and len(only) == 0:
@@ -91,6 +98,8 @@ def to_native(route: Route) -> NativeRoute:
         return ("auto", [], []) if route.only is None else ("only", list(route.only), [])
     if isinstance(route, Mix):
         return ("mix", list(route.weights), list(route.weights.values()))
+    if isinstance(route, str) and route.startswith(GROUP_MARK):
+        raise RouteError(f"{route!r} is a group, and a route is one adapter: use Auto(only={route!r})")
     if isinstance(route, str):
         return ("base", [], []) if route == BASE else ("named", [route], [])
     raise RouteError(f"a route is Auto(), Mix(), an adapter's name or {BASE!r}, not {route!r}")

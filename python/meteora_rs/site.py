@@ -29,7 +29,7 @@ class Site(nn.Module):
 
     `gate [slots, in] f32`, `gate_bias [slots] f32`, `lora_A [bytes] u8`, `lora_B_packed [bytes] u8`,
     `table [slots, 4] i32` (rust/core/src/layout.rs), `gate_screen [slots, bytes] u8` (rust/core/src/kernel/screen.rs;
-    gates are written by `SiteKernel.write_gate`, which keeps both). None is in a `state_dict`; they begin on the
+    gates are written by `_native.write_gates`, which keeps both). None is in a `state_dict`; they begin on the
     linear's device, and `.to(device)` moves them, while `.half()` and the like leave them as they are: adapters keep
     their own dtype.
     """
@@ -92,6 +92,8 @@ class Site(nn.Module):
         """`base + Σ w_i s_i B_i(A_i x)` for the plan in force; `base [..., out]` may be written in place."""
         if torch.compiler.is_compiling():
             return self._op(base, x, plan)
+        if plan.takes_over is not None:
+            return plan.takes_over(self, base, x)
         if plan.is_base and plan.trace is None:
             return base
         if (
@@ -105,11 +107,7 @@ class Site(nn.Module):
             if plan.trace is not None:
                 self._eager(base.detach().clone(), x.detach(), plan)
             ops.refuse_transforms()
-            out = self._op(base, x, plan)
-            if out.grad_fn is not None:  # the backward pass reads the rows of this plan's snapshot
-                node: Any = out.grad_fn
-                node.metadata["meteora_hold"] = plan.native.hold()
-            return out
+            return held(self._op(base, x, plan), plan)
         # The same kernel through a shorter door: a call through torch's dispatcher costs about as much as one
         # token's arithmetic, and there are seven of them in every layer.
         self._eager(base, x, plan)
@@ -149,6 +147,14 @@ class Site(nn.Module):
             plan.top_k,
             plan.temperature,
         )
+
+
+def held(out: Tensor, plan: Plan) -> Tensor:
+    """`out`, whose backward pass, if it has one, reads the rows of the plan's snapshot: it holds them until then."""
+    if out.grad_fn is not None:
+        node: Any = out.grad_fn
+        node.metadata["meteora_lease"] = plan.backward_lease()
+    return out
 
 
 def _untouched(size: int, device: torch.device) -> Tensor:

@@ -23,14 +23,19 @@ AdapterSource: TypeAlias = str | os.PathLike[str] | Mapping[str, Any]
 def parse(registry: _native.Registry, source: AdapterSource, name: str, revision: str | None = None) -> _native.Adapter:
     """The checked adapter of `source`: a PEFT folder, a hub id, or `{"config": …, "tensors": state_dict}`.
 
+    Where the registry has an adapter root, folders are found beneath it, and there are no hub ids.
+
     Raises:
         AdapterFormatError: the name, the config or a tensor is malformed or does not fit the model.
         AdapterUnsupportedError: an option of PEFT's that would change the result and is not supported.
+        PermissionError: the path leads out of the adapter root.
         OSError: the files can't be read or the hub can't be reached.
     """
     _native.check_name(name)
     if isinstance(source, Mapping):
         return _parse_memory(registry, source, name)
+    if registry.has_root:
+        return registry.parse_folder(name, os.fspath(source))
     return registry.parse_folder(name, str(resolve_folder(source, revision)))
 
 
@@ -67,18 +72,34 @@ def _parse_memory(registry: _native.Registry, source: Mapping[str, Any], name: s
         config = config.to_dict()
     try:
         text = config if isinstance(config, str) else json.dumps(dict(config), default=_plain)
-        tensors = [(str(key), *_parts(value)) for key, value in dict(source["tensors"]).items()]
+        given = {str(key): value for key, value in dict(source["tensors"]).items()}
+        registry.check_sizes(name, len(given), sum(map(_nbytes, given.values())))  # before they are copied
+        tensors = {key: _plain_tensor(value) for key, value in given.items()}
+    except AdapterFormatError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: torch, of a tensor that has no plain data
         raise AdapterFormatError(f"adapter {name!r}: {error} (file: <memory>)") from error
-    return registry.parse_memory(name, text, tensors)
+    # By address: they are copied without the GIL, and live until then.
+    parts = [(key, _dtype(x), list(x.shape), x.data_ptr(), x.nbytes) for key, x in tensors.items()]
+    return registry.parse_memory(name, text, parts)
 
 
-def _parts(value: Any) -> tuple[str, list[int], bytes]:
+def _nbytes(value: Any) -> int:
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
+
+
+def _plain_tensor(value: Any) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"the values of 'tensors' are torch tensors, not {type(value).__name__}")
-    tensor = value.detach().cpu().contiguous()
-    data = tensor.view(torch.uint8) if tensor.dim() else tensor.reshape(1).view(torch.uint8)
-    return str(tensor.dtype).removeprefix("torch."), list(tensor.shape), data.numpy().tobytes()
+    tensor = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    tensor.data_ptr()  # a tensor of another kind (sparse, meta) has none, and says so here or is refused below
+    if tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise TypeError(f"a {tensor.device.type} tensor of layout {tensor.layout} has no plain data")
+    return tensor
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _plain(value: Any) -> Any:

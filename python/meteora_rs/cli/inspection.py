@@ -104,7 +104,7 @@ def inspect_adapter(name: str, source: str, shapes: list[tuple[str, int, int, in
         return AdapterFinding(name, source, str(error))
     reason = None
     try:
-        registry.reserve(adapter, False).abandon()
+        registry.reserve(adapter, False, None).abandon()
     except MeteoraError as error:
         reason = f"with MeteoraConfig's defaults: {error}"
     modules = tuple(adapter.modules())

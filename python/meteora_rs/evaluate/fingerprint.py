@@ -49,8 +49,8 @@ def fingerprint(meteora: Meteora, variant: Variant) -> str:
 def _add_gates(digest: hashlib._Hash, meteora: Meteora) -> None:
     digest.update(f"{meteora.config.top_k} {meteora.config.temperature!r}".encode())
     slots = [record.slot for record in meteora.adapters() if record.routable]
-    if meteora._registry.base_routable:
-        slots.append(meteora._registry.slots - 1)
+    if meteora._registry.base_slot is not None:
+        slots.append(meteora._registry.base_slot)
     for site in meteora.sites:
         digest.update(repr(slots).encode())
         for tensor in (site.gate[slots], site.gate_bias[slots], site.table[slots, 2]):

@@ -23,8 +23,12 @@ class Gate(Protocol):
     kind: str
     """`arrow`, `none`, `tensors`, `fitted` or `examples`."""
 
-    def write(self, slot: int) -> None:
-        """Fill row `slot` of every site's `gate` and `gate_bias`; must not fail."""
+    def write(self, slot: int, *, like: int | None = None, clear: bool = False) -> None:
+        """Fill row `slot` of every site's `gate` and `gate_bias`, in one call without the GIL; must not fail.
+
+        `like`: a slot whose adapter this one becomes too, with the same rank rows; `clear`: `slot` is the base's, which
+        has none.
+        """
         ...
 
 

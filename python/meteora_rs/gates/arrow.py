@@ -20,7 +20,6 @@ class ArrowGate:
     def __init__(self, adapter: _native.Adapter, sites: Sequence[Site]) -> None:
         self._adapter, self._sites = adapter, sites
 
-    def write(self, slot: int) -> None:
+    def write(self, slot: int, *, like: int | None = None, clear: bool = False) -> None:
         """Fill row `slot` of every site."""
-        for site in self._sites:
-            site.kernel.write_arrow(self._adapter, slot)
+        _native.write_gates([site.kernel for site in self._sites], slot, None, self._adapter, like, clear)

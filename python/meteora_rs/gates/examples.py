@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,12 +16,14 @@ from meteora_rs.gates.fit.discriminant import shrunk_solve
 from meteora_rs.gates.fit.fit import TESTS_PER_CLASS, own_tokenizer
 from meteora_rs.gates.fit.kept import KeptGroup, KeptStatistics
 from meteora_rs.gates.fit.sweeps import Lessons, swept
+from meteora_rs.handle.cancel import Cancellation
+from meteora_rs.handle.pipeline import Load
 from meteora_rs.routes import BASE
 from meteora_rs.source import AdapterSource, parse
 
 if TYPE_CHECKING:
     from meteora_rs.gates.fit.collect import GroupActivations
-    from meteora_rs.meteora import AdapterRecord, Meteora
+    from meteora_rs.meteora import Meteora
 
 FEWEST = 8
 TOKENS, READ, MAX_LENGTH, BATCH_TOKENS, MEMORY_BUDGET = 1200, 4000, 512, 2048, 2 << 30
@@ -45,8 +47,10 @@ def load_with_examples(
     tokenizer: Any,
     *,
     reload: bool,
-) -> AdapterRecord:
-    """Load an adapter with a gate row from a few examples of its work (`rows_from_examples`).
+    if_generation: int | None,
+    cancellation: Cancellation,
+) -> Load:
+    """Prepare the load of an adapter with a gate row from a few examples of its work (`rows_from_examples`).
 
     It is loaded twice: the first time under a name of its own, by which the texts are read; `Auto` can't choose
     that one. So a request sees the adapter with its row or not at all, and a failure leaves nothing. Needs a free
@@ -56,18 +60,37 @@ def load_with_examples(
     if reload:
         meteora.adapter(name)
     trial = f"trial-{secrets.token_hex(8)}"
+    cancellation.hold()
     meteora.load_adapter(source, trial, gate="none", revision=revision)
     try:
-        rows, statistics = rows_from_examples(meteora, trial, name, texts, tokenizer)
+        rows, statistics = rows_from_examples(meteora, trial, name, texts, tokenizer, cancellation.check)
     finally:
         meteora.unload_adapter(trial)
-    record = meteora._load(source, name, rows, revision, reload=reload, kind="examples")
-    meteora.statistics = statistics
-    return record
+
+    def published() -> None:
+        meteora.statistics = statistics
+
+    load = Load(
+        meteora,
+        source,
+        name,
+        rows,
+        revision=revision,
+        reload=reload,
+        if_generation=if_generation,
+        kind="examples",
+        published=published,
+    )
+    return load.prepare(cancellation)
 
 
 def rows_from_examples(
-    meteora: Meteora, live: str, name: str, texts: Sequence[Text], tokenizer: Any
+    meteora: Meteora,
+    live: str,
+    name: str,
+    texts: Sequence[Text],
+    tokenizer: Any,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, tuple[Tensor, float]], KeptStatistics]:
     """Gate rows from texts of the adapter `live`'s work, and the statistics with `name` as one class more.
 
@@ -76,7 +99,8 @@ def rows_from_examples(
         S' = (C · S + scatter_x) / (C + 1) + shrinkage · mean(diag) · I,   W = S'⁻¹ (mean_x - m)
 
     the bias is moved to where the row loses as large a share of its own held-out tokens as it takes of the class that
-    it harms most, and further down until that is at most `HARM`. Only this row is new: the others' stay.
+    it harms most, and further down until that is at most `HARM`. Only this row is new: the others' stay. `check` is
+    called with each batch; what it raises ends the reading.
 
     Warns:
         UserWarning: the new class can hardly be told from another; names it.
@@ -110,7 +134,7 @@ def rows_from_examples(
     groups: dict[str, KeptGroup] = {}
     lost = torch.zeros(max(label, len(kept.names)) + 1)
     lessons = Lessons([name], examples, BATCH_TOKENS)
-    for new in swept(meteora, lessons, lambda _: meteora.routing(live), MEMORY_BUDGET, lambda _: None):
+    for new in swept(meteora, lessons, lambda _: meteora.routing(live), MEMORY_BUDGET, lambda _: check()):
         site = leaders[new.path]
         others = {place: (site.gate[slot].cpu(), site.gate_bias[slot].cpu()) for place, slot in slots.items()}
         row, bias = _row(kept, new, others)
@@ -127,8 +151,9 @@ def rows_from_examples(
 def _slots(meteora: Meteora, kept: KeptStatistics, new: str) -> dict[int, int]:
     """The slots of the kept classes that compete now, by label."""
     slots = {record.name: record.slot for record in meteora.adapters() if record.gate in ("fitted", "examples")}
-    if meteora.base_is_class:
-        slots[BASE] = meteora.config.max_adapters
+    base_slot = meteora._registry.base_slot
+    if base_slot is not None:
+        slots[BASE] = base_slot
     return {place: slots[name] for place, name in enumerate(kept.names) if name in slots and name != new}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from meteora_rs import _native
 from meteora_rs.site import Site
 
 
@@ -15,7 +16,6 @@ class NoGate:
     def __init__(self, sites: Sequence[Site]) -> None:
         self._sites = sites
 
-    def write(self, slot: int) -> None:
+    def write(self, slot: int, *, like: int | None = None, clear: bool = False) -> None:
         """Fill row `slot` of every site."""
-        for site in self._sites:
-            site.kernel.write_gate(slot, None, 0.0, False)
+        _native.write_gates([site.kernel for site in self._sites], slot, None, None, like, clear)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from meteora_rs import _native
 from meteora_rs.errors import AdapterFormatError
 from meteora_rs.site import Site
 
@@ -41,10 +42,10 @@ class TensorGate:
                 raise AdapterFormatError(f"adapter {name!r}: no gate row for site {site.path!r} or its input group")
             self._rows.append(row)
 
-    def write(self, slot: int) -> None:
+    def write(self, slot: int, *, like: int | None = None, clear: bool = False) -> None:
         """Fill row `slot` of every site."""
-        for site, (row, bias) in zip(self._sites, self._rows, strict=True):
-            site.kernel.write_gate(slot, row.data_ptr(), bias, False)
+        rows = [(row.data_ptr(), bias, False) for row, bias in self._rows]
+        _native.write_gates([site.kernel for site in self._sites], slot, rows, None, like, clear)
 
 
 def _check(name: str, path: str, value: Row, width: int) -> tuple[Tensor, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -40,17 +42,7 @@ def gated_lora_backward(
     g = logits(tokens, gate, gate_bias, table, dtype)
     slots, weights = select(g, row_route, routes, top_k, temperature)
     entries = [TableEntry.decode(row) for row in table.tolist()]
-
-    dx = torch.zeros_like(tokens)
-    dw = torch.zeros_like(weights)
-    for slot, entry in enumerate(entries):
-        token, place = (slots == slot).nonzero(as_tuple=True)
-        if entry.rank == 0 or len(token) == 0:
-            continue
-        a = slot_rows(lora_A, entry, x.shape[-1]).to(dtype)
-        v = entry.scaling * (dy[token] @ slot_rows(lora_B_packed, entry, dy.shape[-1]).to(dtype).T)
-        dw[token, place] = ((tokens[token] @ a.T) * v).sum(dim=1)
-        dx.index_add_(0, token, (weights[token, place, None] * v) @ a)
+    dx, dw = products_backward(dy, tokens, slots, weights, lora_A, lora_B_packed, entries)
 
     dg = _through_softmax(slots, weights, dw, g, _gated(row_route, routes, len(tokens)), temperature)
     signs = torch.ones_like(g)
@@ -60,6 +52,32 @@ def gated_lora_backward(
     # A row with an infinite or NaN entry has no gradient, and 0 · inf must not make one.
     dx += signed @ gate.to(dtype).nan_to_num(0.0, 0.0, 0.0)
     return dx.to(x.dtype).reshape(x.shape), (signed.T @ tokens).to(gate.dtype), dg.sum(0).to(gate_bias.dtype)
+
+
+def products_backward(
+    dy: Tensor,
+    x: Tensor,
+    slots: Tensor,
+    weights: Tensor,
+    lora_A: Tensor,
+    lora_B_packed: Tensor,
+    entries: Sequence[TableEntry],
+) -> tuple[Tensor, Tensor]:
+    """Gradients of Σ_i w_i · s_i · B_i (A_i x) for x and the weights, with what is chosen held constant.
+
+    dy `[T, out]` and x `[T, in]` of one float dtype; slots `[T, k]` integers (-1: none), weights `[T, k]`. Returns
+    dx `[T, in]`, the part that does not pass through the weights, and dw `[T, k]`.
+    """
+    dx, dw = torch.zeros_like(x), torch.zeros_like(weights)
+    for slot, entry in enumerate(entries):
+        token, place = (slots == slot).nonzero(as_tuple=True)
+        if entry.rank == 0 or len(token) == 0:
+            continue
+        a = slot_rows(lora_A, entry, x.shape[-1]).to(x.dtype)
+        v = entry.scaling * (dy[token] @ slot_rows(lora_B_packed, entry, dy.shape[-1]).to(x.dtype).T)
+        dw[token, place] = ((x[token] @ a.T) * v).sum(dim=1)
+        dx.index_add_(0, token, (weights[token, place, None] * v) @ a)
+    return dx, dw
 
 
 def _through_softmax(

@@ -80,6 +80,16 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The same, naming of the adapters that exist only those that the asker may know of.
+    pub fn telling(mut self, may_know: impl Fn(&str) -> bool) -> Error {
+        if let Error::AdapterNotFound { known, .. } = &mut self {
+            known.retain(|name| may_know(name));
+        }
+        self
+    }
+}
+
 fn list(names: &[String]) -> String {
     if names.is_empty() {
         "none".to_owned()

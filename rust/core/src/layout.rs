@@ -14,6 +14,9 @@ pub const PAGE_BYTES_PER_COLUMN: usize = PAGE_ROWS * 2;
 /// Set in [`TableEntry::kind`]: the gate row is sign-free, its logit is `|g·x| + b`.
 pub const KIND_ABS: i32 = 1 << 8;
 
+/// Slots after those of the adapters, for the base as a class of its own: one in use, one for its next gate row.
+pub const BASE_SLOTS: usize = 2;
+
 /// One slot of one site: a row of the `table [slots, 4]` int32 tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]

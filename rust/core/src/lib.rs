@@ -5,15 +5,18 @@
 pub mod arrow;
 pub mod dtype;
 pub mod error;
+pub mod held;
 pub mod kernel;
 pub mod layout;
 pub mod name;
+pub mod naming;
 pub mod pack;
 pub mod peft;
 pub mod registry;
 pub mod route;
 pub mod rows;
 pub mod snapshot;
+mod sync;
 
 pub use dtype::DType;
 pub use error::{Error, Result};

@@ -5,25 +5,34 @@
 //! parsed or written; readers take the published [`Snapshot`] and never meet that lock.
 
 mod capacity;
+mod gates;
+mod names;
 mod record;
 mod reservation;
 mod reserve;
+mod retired;
 mod space;
 mod stats;
 mod writer;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
+pub use gates::GateReservation;
 pub use record::{AdapterId, AdapterInfo, AdapterRecord, GateKind};
 pub use reservation::{Intent, Reservation};
+pub use retired::Retired;
 pub(crate) use space::{RowsLease, SlotLease};
 pub use stats::{RegistryStats, Usage};
 
 use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::held::Readers;
+use crate::naming::Naming;
 use crate::rows::{Need, Rows};
 use crate::snapshot::{Entry, Published, Snapshot};
+use crate::sync::{Mutex, MutexGuard};
 use space::Pool;
 use writer::Writer;
 
@@ -60,7 +69,9 @@ impl Registry {
             0,
             vec![None; config.max_adapters],
             BTreeSet::new(),
-            false,
+            None,
+            Arc::default(),
+            Readers::default(),
         ));
         let rows = Rows::new(config.pool_rank, config.element_size);
         let shared = Shared {
@@ -93,10 +104,10 @@ impl Registry {
     ///
     /// A reload gets a fresh place if there is one, else its old one ([`Reservation::in_place`]), if no request
     /// reads that: it is then out of the published snapshot until the reservation is published, or dropped, and
-    /// whoever asks the snapshot for it gets [`Error::AdapterInUse`].
+    /// whoever asks the snapshot for it gets [`crate::Error::AdapterInUse`].
     ///
-    /// Errors: [`Error::AdapterInUse`] (a load of a live name, or another change of the name is under way),
-    /// [`Error::AdapterNotFound`] (a reload of an unknown name), [`Error::Capacity`].
+    /// Errors: [`crate::Error::AdapterInUse`] (a load of a live name, or another change of the name is under way),
+    /// [`crate::Error::AdapterNotFound`] (a reload of an unknown name), [`crate::Error::Capacity`].
     pub fn reserve(&self, name: &str, need: Need, intent: Intent) -> Result<Reservation> {
         reserve::reserve(&self.shared, name, need, intent)
     }
@@ -110,27 +121,30 @@ impl Registry {
         reservation.publish(info)
     }
 
-    /// Takes an adapter out of the published snapshot. Its slot and rows are free when its last reader is gone.
+    /// Takes an adapter out of the published snapshot. Its slot and rows are free when its last reader is gone,
+    /// which the result can tell.
     ///
-    /// Errors: [`Error::AdapterNotFound`]; [`Error::AdapterInUse`] if it is pinned or being changed.
-    pub fn unload(&self, name: &str) -> Result<()> {
+    /// Errors: [`crate::Error::AdapterNotFound`]; [`crate::Error::AdapterInUse`] if it is pinned, being changed, or the target of
+    /// an alias.
+    pub fn unload(&self, name: &str) -> Result<Retired> {
         let mut writer = self.shared.lock();
         let entry = self.shared.settled(&writer, name)?;
         if writer.pinned.contains(&entry.id) {
             let reason = "it is pinned; unpin it before unloading it".to_owned();
-            return Err(Error::AdapterInUse {
-                adapter: name.to_owned(),
-                reason,
-            });
+            return Err(names::in_use(name, reason));
+        }
+        if let Some(alias) = self.shared.published.load().naming().alias_of(name) {
+            let reason = format!("the alias {alias:?} points to it; set_alias() or remove_alias() first");
+            return Err(names::in_use(name, reason));
         }
         self.shared
-            .change(&mut writer, |entries| entries[entry.slot()] = None);
-        Ok(())
+            .change(&mut writer, |next| next.entries[entry.slot()] = None);
+        Ok(Retired::new(&self.shared.pool, &entry))
     }
 
     /// Pins an adapter, or unpins it: a pinned one is never evicted, nor unloaded. A reload keeps the pin.
     ///
-    /// Errors: [`Error::AdapterNotFound`]; [`Error::AdapterInUse`] while it is being changed.
+    /// Errors: [`crate::Error::AdapterNotFound`]; [`crate::Error::AdapterInUse`] while it is being changed.
     pub fn pin(&self, name: &str, pinned: bool) -> Result<()> {
         let mut writer = self.shared.lock();
         let id = self.shared.settled(&writer, name)?.id;
@@ -140,39 +154,6 @@ impl Registry {
             writer.pinned.remove(&id);
         }
         Ok(())
-    }
-
-    /// Publishes an adapter's gate as `gate`, and whether the gates may choose it. The gate rows themselves are
-    /// the caller's to write, where no reader can be disturbed: see [`Registry::readers`].
-    ///
-    /// Errors: [`Error::AdapterNotFound`]; [`Error::AdapterInUse`] while it is being changed.
-    pub fn set_gate(&self, name: &str, gate: GateKind, routable: bool) -> Result<AdapterRecord> {
-        let mut writer = self.shared.lock();
-        let old = self.shared.settled(&writer, name)?;
-        let entry = Arc::new(Entry {
-            name: Arc::clone(&old.name),
-            id: old.id,
-            generation: writer.next_generation(),
-            info: AdapterInfo {
-                gate,
-                routable,
-                ..old.info.clone()
-            },
-            slot: Arc::clone(&old.slot),
-            rows: Arc::clone(&old.rows),
-        });
-        let record = writer.record(&entry);
-        self.shared.change(&mut writer, |entries| {
-            entries[entry.slot()] = Some(Arc::clone(&entry))
-        });
-        Ok(record)
-    }
-
-    /// Publishes whether the gates may choose the base, as a class of its own in the last slot.
-    pub fn set_base_routable(&self, routable: bool) {
-        let mut writer = self.shared.lock();
-        let entries = self.shared.published.load().by_slot().to_vec();
-        self.shared.replace(&mut writer, entries, routable);
     }
 
     /// The live adapters, in slot order; one that is being reloaded in its own place as it was before.
@@ -189,21 +170,34 @@ impl Registry {
         records
     }
 
-    /// The live adapter of this name, as [`Registry::records`] lists it.
+    /// The live adapter of this name or alias, as [`Registry::records`] lists it.
     ///
-    /// Errors: [`Error::AdapterNotFound`].
+    /// Errors: [`crate::Error::AdapterNotFound`].
     pub fn record(&self, name: &str) -> Result<AdapterRecord> {
         let writer = self.shared.lock();
+        let snapshot = self.shared.published.load();
+        let name = snapshot.naming().resolve(name);
         if let Some(record) = writer.withdrawn.get(name) {
             return Ok(record.clone());
         }
-        Ok(writer.record(self.shared.published.load().find(name)?))
+        Ok(writer.record(snapshot.find(name)?))
     }
 
-    /// How many handles on snapshots, published or older, are held outside the registry. Gate rows that a
-    /// snapshot names may be written in place only when there is none.
+    /// How many requests hold adapters ([`Held`](crate::held::Held)), and how many handles on snapshots, published or
+    /// older, there are outside the registry.
     pub fn readers(&self) -> usize {
-        self.shared.lock().readers()
+        self.shared.readers(&self.shared.lock())
+    }
+
+    /// How often slots or rows were given back until now: see [`Registry::wait_freed`].
+    pub fn freed(&self) -> u64 {
+        self.shared.pool.freed()
+    }
+
+    /// Waits until slots or rows have been given back since [`Registry::freed`] said `seen`, or the time is over;
+    /// returns the count then.
+    pub fn wait_freed(&self, seen: u64, timeout: Duration) -> u64 {
+        self.shared.pool.wait_freed(seen, timeout)
     }
 
     /// Slots, rank rows and pages: in use, held and free.
@@ -227,30 +221,48 @@ impl Shared {
         if writer
             .pending
             .get(name)
-            .is_some_and(|pending| pending.intent == Intent::Reload)
+            .is_some_and(|pending| pending.intent != Intent::Load)
         {
             return Err(writer::busy(name));
         }
+        self.no_alias(name)?;
         self.published.load().find(name).cloned()
     }
 
-    /// Publishes the live entries after `edit`.
-    fn change(&self, writer: &mut Writer, edit: impl FnOnce(&mut Vec<Option<Arc<Entry>>>)) {
-        let current = self.published.load();
-        let mut entries = current.by_slot().to_vec();
-        edit(&mut entries);
-        self.replace(writer, entries, current.base_routable());
+    /// Requests, and handles on snapshots that may become one.
+    fn readers(&self, writer: &Writer) -> usize {
+        // Those that have a snapshot first: a request counts itself in before it lets go of that.
+        let snapshots = writer.readers();
+        snapshots + self.published.load().readers().count()
     }
 
-    fn replace(&self, writer: &mut Writer, entries: Vec<Option<Arc<Entry>>>, base_routable: bool) {
+    /// Publishes what `edit` makes of the published state.
+    fn change(&self, writer: &mut Writer, edit: impl FnOnce(&mut Draft)) {
+        let current = self.published.load();
+        let mut next = Draft {
+            entries: current.by_slot().to_vec(),
+            base: current.base().cloned(),
+            naming: Arc::clone(current.naming()),
+        };
+        drop(current);
+        edit(&mut next);
         let reloading = writer.withdrawn.keys().cloned().collect();
         let next = Arc::new(Snapshot::new(
             writer.next_version(),
-            entries,
+            next.entries,
             reloading,
-            base_routable,
+            next.base,
+            next.naming,
+            self.published.load().readers().clone(),
         ));
         writer.track(&next);
         drop(self.published.swap(next));
     }
+}
+
+/// The next snapshot, while it is made.
+struct Draft {
+    entries: Vec<Option<Arc<Entry>>>,
+    base: Option<Arc<SlotLease>>,
+    naming: Arc<Naming>,
 }

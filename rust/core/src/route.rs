@@ -9,7 +9,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::held::Held;
 use crate::layout::{route_width, ROUTE_AUTO, ROUTE_FIXED};
+use crate::naming::GROUP_MARK;
 use crate::registry::GateKind;
 use crate::snapshot::{Entry, Snapshot};
 
@@ -18,7 +20,7 @@ use crate::snapshot::{Entry, Snapshot};
 pub enum Route {
     /// The gates choose among the routable adapters, or among those of a list; and the base, if it is routable.
     Auto {
-        /// The adapters that may be chosen; all, without a list.
+        /// The adapters that may be chosen, by name, alias or `@group`; all, without a list.
         only: Option<Vec<String>>,
     },
     /// One adapter, with weight 1.
@@ -40,56 +42,77 @@ pub struct RoutePlan {
     pub width: usize,
     /// Whether no row can use any adapter.
     pub all_base: bool,
-    /// What keeps the adapters in place while the plan is in use.
-    pub snapshot: Arc<Snapshot>,
+    /// The adapters that the routes can reach: what keeps them in place while the plan is in use.
+    pub held: Arc<Held>,
 }
 
 /// Resolves `routes`, one for each row of a batch or one alone for all.
 ///
 /// Errors: [`Error::AdapterNotFound`] for a name that the snapshot lacks; [`Error::Route`] for no routes at all,
-/// an empty list or mix, an adapter without a gate in `only`, one that is twice in a mix, and a weight that is
+/// an empty list or mix, an unknown group or member, an adapter without a gate in `only`, one that is twice in a mix, and a weight that is
 /// negative or not finite. A weight of zero leaves its adapter out.
-pub fn plan(snapshot: Arc<Snapshot>, routes: &[Route]) -> Result<RoutePlan> {
+pub fn plan(snapshot: &Snapshot, routes: &[Route]) -> Result<RoutePlan> {
     if routes.is_empty() {
         return Err(Error::Route(
             "there are no routes; give one, or one for each row".to_owned(),
         ));
     }
     let width = route_width(snapshot.slots());
-    let mut plan = RoutePlan {
-        row_route: Vec::with_capacity(routes.len()),
-        records: Vec::new(),
-        width,
-        all_base: true,
-        snapshot: Arc::clone(&snapshot),
-    };
+    let mut row_route = Vec::with_capacity(routes.len());
+    let mut records = Vec::new();
+    let mut reached = vec![0u32; snapshot.candidates().len()];
+    let mut all_base = true;
     let mut known: HashMap<Vec<i32>, i32> = HashMap::new();
     for (row, route) in routes.iter().enumerate() {
-        let record = record(&snapshot, row, route)?;
+        let record = record(snapshot, row, route)?;
         let next = known.len() as i32;
         let index = *known.entry(record).or_insert_with_key(|record| {
-            plan.admit(record);
+            all_base &= record[..2] == [ROUTE_FIXED, 0];
+            reach(record, &mut reached);
+            records.extend_from_slice(record);
             next
         });
-        plan.row_route.push(index);
+        row_route.push(index);
     }
-    Ok(plan)
+    Ok(RoutePlan {
+        row_route,
+        records,
+        width,
+        all_base,
+        held: Arc::new(Held::new(snapshot, &reached)),
+    })
 }
 
-impl RoutePlan {
-    fn admit(&mut self, record: &[i32]) {
-        self.all_base &= record[..2] == [ROUTE_FIXED, 0];
-        self.records.extend_from_slice(record);
+/// Sets the bits of the slots that a record can lead to.
+fn reach(record: &[i32], words: &mut [u32]) {
+    if record[0] == ROUTE_AUTO {
+        words
+            .iter_mut()
+            .zip(&record[2..])
+            .for_each(|(word, &bits)| *word |= bits as u32);
+        return;
+    }
+    for pair in record[2..].chunks_exact(2).take(record[1] as usize) {
+        words[pair[0] as usize / 32] |= 1 << (pair[0] % 32);
     }
 }
 
 fn record(snapshot: &Snapshot, row: usize, route: &Route) -> Result<Vec<i32>> {
     match route {
         Route::Base => Ok(fixed(snapshot, Vec::new())),
-        Route::Named(name) => Ok(fixed(snapshot, vec![(snapshot.find(name)?.slot(), 1.0)])),
-        Route::Mix(weights) => Ok(fixed(snapshot, mix(snapshot, row, weights)?)),
+        Route::Named(name) => Ok(fixed(snapshot, vec![(snapshot.routed(name)?.slot(), 1.0)])),
+        Route::Mix(weights) => {
+            let made = mix(snapshot, row, weights);
+            let told =
+                made.map_err(|error| error.telling(|known| weights.iter().any(|(name, _)| name == known)));
+            Ok(fixed(snapshot, told?))
+        }
         Route::Auto { only: None } => Ok(auto(snapshot, snapshot.candidates())),
-        Route::Auto { only: Some(names) } => Ok(auto(snapshot, &listed(snapshot, row, names)?)),
+        Route::Auto { only: Some(names) } => {
+            let made = listed(snapshot, row, names);
+            let told = made.map_err(|error| error.telling(|known| names.iter().any(|name| name == known)));
+            Ok(auto(snapshot, &told?))
+        }
     }
 }
 
@@ -107,7 +130,7 @@ fn fixed(snapshot: &Snapshot, mut weights: Vec<(usize, f32)>) -> Vec<i32> {
 /// The record of a choice by gates; of the base, where there is no adapter to choose.
 fn auto(snapshot: &Snapshot, words: &[u32]) -> Vec<i32> {
     let count: u32 = words.iter().map(|word| word.count_ones()).sum();
-    if count == u32::from(snapshot.base_routable()) {
+    if count == u32::from(snapshot.base_slot().is_some()) {
         return fixed(snapshot, Vec::new());
     }
     let mut record = vec![0; route_width(snapshot.slots())];
@@ -127,7 +150,7 @@ fn mix(snapshot: &Snapshot, row: usize, weights: &[(String, f64)]) -> Result<Vec
     }
     let mut fixed: Vec<(usize, f32)> = Vec::with_capacity(weights.len());
     for (name, weight) in weights {
-        let slot = snapshot.find(name)?.slot();
+        let slot = snapshot.routed(name)?.slot();
         // Kernels get an f32: a weight that overflows there isn't finite either, and one that underflows is zero.
         let rounded = *weight as f32;
         if !rounded.is_finite() || *weight < 0.0 {
@@ -155,17 +178,32 @@ fn listed(snapshot: &Snapshot, row: usize, names: &[String]) -> Result<Vec<u32>>
         )));
     }
     let mut words = vec![0u32; snapshot.candidates().len()];
+    let mut admit = |slot: usize| words[slot / 32] |= 1 << (slot % 32);
     for name in names {
-        let entry = snapshot.find(name)?;
-        if !entry.is_routable() {
-            return Err(Error::Route(format!("row {row}: {}", not_routable(entry))));
+        for member in snapshot.naming().expand(name)? {
+            let entry = snapshot
+                .routed(member)
+                .map_err(|error| of_group(error, row, name))?;
+            if !entry.is_routable() {
+                return Err(Error::Route(format!("row {row}: {}", not_routable(entry))));
+            }
+            admit(entry.slot());
         }
-        words[entry.slot() / 32] |= 1 << (entry.slot() % 32);
     }
-    if snapshot.base_routable() {
-        words[snapshot.base_slot() / 32] |= 1 << (snapshot.base_slot() % 32);
+    if let Some(slot) = snapshot.base_slot() {
+        admit(slot);
     }
     Ok(words)
+}
+
+/// An unknown member is told of without the names that exist: some may belong to others than the group's users.
+fn of_group(error: Error, row: usize, group: &str) -> Error {
+    match error {
+        Error::AdapterNotFound { name, .. } if group.starts_with(GROUP_MARK) => Error::Route(format!(
+            "row {row}: group \"{group}\" lists \"{name}\", which is no live adapter; load it, or set_group() without it"
+        )),
+        other => other,
+    }
 }
 
 fn not_routable(entry: &Entry) -> String {

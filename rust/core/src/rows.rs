@@ -43,6 +43,8 @@ pub(crate) struct Rows {
     /// new one overlap until one of them is given up. One byte a page keeps the search a linear scan of a few
     /// microseconds for any pool that fits a machine.
     owners: Vec<u8>,
+    /// Which pages were ever taken: memory of the process from then on.
+    touched: Vec<bool>,
     total: usize,
     used: usize,
 }
@@ -51,6 +53,7 @@ impl Rows {
     pub(crate) fn new(pool_rank: usize, element_size: usize) -> Rows {
         Rows {
             owners: vec![0; capacity_pages(pool_rank, element_size)],
+            touched: vec![false; capacity_pages(pool_rank, element_size)],
             total: pool_rank,
             used: 0,
         }
@@ -82,6 +85,7 @@ impl Rows {
         self.owners[run.clone()]
             .iter_mut()
             .for_each(|owners| *owners += 1);
+        self.touched[run.clone()].fill(true);
         self.used += cost;
     }
 
@@ -111,6 +115,11 @@ impl Rows {
     /// Pages that nobody holds.
     pub(crate) fn free_pages(&self) -> usize {
         self.owners.iter().filter(|&&owners| owners == 0).count()
+    }
+
+    /// Pages that were ever taken.
+    pub(crate) fn touched_pages(&self) -> usize {
+        self.touched.iter().filter(|&&touched| touched).count()
     }
 
     /// Pages in all.

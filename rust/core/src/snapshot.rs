@@ -1,10 +1,14 @@
 //! What a request holds: the adapters that were live when it began.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, TryLockError};
 
 use crate::error::{Error, Result};
+use crate::held::Readers;
+use crate::layout::BASE_SLOTS;
+use crate::naming::Naming;
 use crate::registry::{AdapterId, AdapterInfo, RowsLease, SlotLease};
+use crate::sync::{spin_loop, AtomicUsize, Ordering, RwLock};
 
 /// One generation of an adapter. Its slot and rows are free again when the last snapshot that holds it, and
 /// every later generation in the same place, are gone.
@@ -68,8 +72,11 @@ pub struct Snapshot {
     names: BTreeMap<Arc<str>, usize>,
     /// Adapters whose own places a reload is writing: nobody may use them, and they are not unknown either.
     reloading: BTreeSet<Arc<str>>,
-    base_routable: bool,
+    /// The slot of the base's gate row, where the gates may choose the base.
+    base: Option<Arc<SlotLease>>,
+    naming: Arc<Naming>,
     candidates: Vec<u32>,
+    readers: Readers,
 }
 
 impl Snapshot {
@@ -77,27 +84,32 @@ impl Snapshot {
         version: u64,
         entries: Vec<Option<Arc<Entry>>>,
         reloading: BTreeSet<Arc<str>>,
-        base_routable: bool,
+        base: Option<Arc<SlotLease>>,
+        naming: Arc<Naming>,
+        readers: Readers,
     ) -> Snapshot {
         let mut names = BTreeMap::new();
-        let mut candidates = vec![0u32; (entries.len() + 1).div_ceil(32)];
+        let mut candidates = vec![0u32; (entries.len() + BASE_SLOTS).div_ceil(32)];
+        let mut admit = |slot: usize| candidates[slot / 32] |= 1 << (slot % 32);
         for (slot, entry) in entries.iter().enumerate() {
             let Some(entry) = entry else { continue };
             names.insert(Arc::clone(&entry.name), slot);
             if entry.is_routable() {
-                candidates[slot / 32] |= 1 << (slot % 32);
+                admit(slot);
             }
         }
-        if base_routable {
-            candidates[entries.len() / 32] |= 1 << (entries.len() % 32);
+        if let Some(base) = &base {
+            admit(base.index);
         }
         Snapshot {
             version,
             entries,
             names,
             reloading,
-            base_routable,
+            base,
+            naming,
             candidates,
+            readers,
         }
     }
 
@@ -108,17 +120,17 @@ impl Snapshot {
 
     /// Slots, the base's included.
     pub fn slots(&self) -> usize {
-        self.entries.len() + 1
+        self.entries.len() + BASE_SLOTS
     }
 
-    /// The slot of the base as a class of its own: the last.
-    pub fn base_slot(&self) -> usize {
-        self.entries.len()
+    /// The slot of the base as a class of its own, where the gates may choose it.
+    pub fn base_slot(&self) -> Option<usize> {
+        self.base.as_ref().map(|base| base.index)
     }
 
-    /// Whether the gates may choose the base.
-    pub fn base_routable(&self) -> bool {
-        self.base_routable
+    /// Aliases and groups.
+    pub fn naming(&self) -> &Arc<Naming> {
+        &self.naming
     }
 
     /// The adapter with this name.
@@ -126,7 +138,7 @@ impl Snapshot {
         self.names.get(name).and_then(|&slot| self.at(slot))
     }
 
-    /// The adapter with this name.
+    /// The adapter with this name of its own.
     ///
     /// Errors: [`Error::AdapterInUse`] while a reload writes its own place; [`Error::AdapterNotFound`], which lists
     /// the adapters that there are.
@@ -149,6 +161,13 @@ impl Snapshot {
         })
     }
 
+    /// The adapter that a route means: by its own name or an alias.
+    ///
+    /// Errors: as [`Snapshot::find`].
+    pub fn routed(&self, name: &str) -> Result<&Arc<Entry>> {
+        self.find(self.naming.resolve(name))
+    }
+
     /// The adapter in this slot.
     pub fn at(&self, slot: usize) -> Option<&Arc<Entry>> {
         self.entries.get(slot)?.as_ref()
@@ -164,27 +183,65 @@ impl Snapshot {
         &self.candidates
     }
 
+    pub(crate) fn readers(&self) -> &Readers {
+        &self.readers
+    }
+
     pub(crate) fn by_slot(&self) -> &[Option<Arc<Entry>>] {
         &self.entries
     }
+
+    pub(crate) fn base(&self) -> Option<&Arc<SlotLease>> {
+        self.base.as_ref()
+    }
 }
 
-/// The snapshot that new requests get. The lock is held for one pointer at a time, so a reader waits neither
-/// for a loader nor for a snapshot to be dropped.
+/// The snapshot that new requests get.
+///
+/// There are two cells, and `current` says which one is published. The writer fills the other one, turns
+/// `current`, and empties the old one; so the cell that a reader is sent to is not being written, unless the
+/// reader was sent there before the writer's last turn. Readers only ever try a lock: one that meets the writer
+/// looks at `current` again and finds the other cell. So no reader waits for a writer, were it stopped at any
+/// point of this. A writer may wait for readers, each of which copies one pointer.
 #[derive(Debug)]
-pub(crate) struct Published(RwLock<Arc<Snapshot>>);
+pub(crate) struct Published {
+    cells: [RwLock<Option<Arc<Snapshot>>>; 2],
+    current: AtomicUsize,
+}
 
 impl Published {
     pub(crate) fn new(first: Arc<Snapshot>) -> Published {
-        Published(RwLock::new(first))
+        Published {
+            cells: [RwLock::new(Some(first)), RwLock::new(None)],
+            current: AtomicUsize::new(0),
+        }
     }
 
     pub(crate) fn load(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        loop {
+            let cell = &self.cells[self.current.load(Ordering::Acquire)];
+            let found = match cell.try_read() {
+                Ok(cell) => cell.clone(),
+                Err(TryLockError::Poisoned(cell)) => cell.into_inner().clone(),
+                Err(TryLockError::WouldBlock) => None,
+            };
+            if let Some(snapshot) = found {
+                return snapshot;
+            }
+            spin_loop();
+        }
     }
 
-    /// Publishes `next` and returns what was published.
-    pub(crate) fn swap(&self, next: Arc<Snapshot>) -> Arc<Snapshot> {
-        std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), next)
+    /// Publishes `next` and returns what was published. One call at a time: the registry's lock sees to that.
+    pub(crate) fn swap(&self, next: Arc<Snapshot>) -> Option<Arc<Snapshot>> {
+        let old = self.current.load(Ordering::Relaxed);
+        self.fill(1 - old, Some(next));
+        self.current.store(1 - old, Ordering::Release);
+        self.fill(old, None)
+    }
+
+    fn fill(&self, cell: usize, with: Option<Arc<Snapshot>>) -> Option<Arc<Snapshot>> {
+        let mut cell = self.cells[cell].write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *cell, with)
     }
 }

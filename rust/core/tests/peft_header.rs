@@ -230,4 +230,46 @@ fn limits_are_the_callers() {
         }),
         &["adapter_model.safetensors", "limit of 10"],
     );
+    refused(
+        load(Limits {
+            max_tensors: 1,
+            ..limits()
+        }),
+        &["adapter_model.safetensors", "2 tensors", "limit of 1"],
+    );
+    refused(
+        load(Limits {
+            max_json_depth: 1,
+            ..limits()
+        }),
+        &["adapter_model.safetensors", "nested deeper than the limit of 1"],
+    );
+    refused(
+        load(Limits {
+            max_json_depth: 0,
+            ..limits()
+        }),
+        &["adapter_config.json", "nested deeper than the limit of 0"],
+    );
+    let memory = |limits| {
+        let source = Source::Memory {
+            config_json: &config,
+            tensors: pair(Q0, 2),
+        };
+        parse("tiny", source, &sites(), &limits)
+    };
+    refused(
+        memory(Limits {
+            max_tensors: 1,
+            ..limits()
+        }),
+        &["<memory>", "limit of 1"],
+    );
+    refused(
+        memory(Limits {
+            max_file_bytes: 10,
+            ..limits()
+        }),
+        &["<memory>", "limit of 10"],
+    );
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use meteora_core::peft;
 use pyo3::prelude::*;
 
-use crate::errors::to_py;
+use crate::errors::{contained, to_py};
+use crate::parsing::Parsing;
 
 /// See `_native.pyi`.
 #[pyclass(frozen, module = "meteora_rs._native")]
@@ -14,28 +15,22 @@ pub struct Adapter {
     pub source: String,
 }
 
-/// (name, dtype, shape, bytes) of a tensor in memory.
-pub type TensorParts = (String, String, Vec<usize>, Vec<u8>);
+/// (name, dtype, shape, address, bytes) of a tensor in memory.
+pub type TensorParts = (String, String, Vec<usize>, usize, usize);
 
 impl Adapter {
-    pub fn from_folder(
-        py: Python<'_>,
-        name: &str,
-        folder: PathBuf,
-        sites: &[peft::SiteShape],
-    ) -> PyResult<Adapter> {
-        py.detach(|| {
-            let inner = peft::parse(
-                name,
-                peft::Source::Folder(&folder),
-                sites,
-                &peft::Limits::default(),
-            )?;
+    pub fn from_folder(py: Python<'_>, name: &str, folder: PathBuf, parsing: &Parsing) -> PyResult<Adapter> {
+        contained(py, || {
+            let source = match &parsing.root {
+                Some(root) => peft::Source::Beneath(root, &folder),
+                None => peft::Source::Folder(&folder),
+            };
+            let inner = parsing.parse(name, source)?;
             Ok(Adapter {
                 inner,
                 source: folder.display().to_string(),
             })
-        })
+        })?
         .map_err(to_py)
     }
 
@@ -44,25 +39,17 @@ impl Adapter {
         name: &str,
         config_json: &str,
         tensors: Vec<TensorParts>,
-        sites: &[peft::SiteShape],
+        parsing: &Parsing,
     ) -> PyResult<Adapter> {
-        let tensors = tensors
-            .into_iter()
-            .map(|(name, dtype, shape, data)| peft::MemoryTensor {
-                name,
-                dtype,
-                shape,
-                data,
-            })
-            .collect();
-        py.detach(|| {
+        contained(py, || {
+            let tensors = tensors.into_iter().map(copied).collect();
             let source = peft::Source::Memory { config_json, tensors };
-            let inner = peft::parse(name, source, sites, &peft::Limits::default())?;
+            let inner = parsing.parse(name, source)?;
             Ok(Adapter {
                 inner,
                 source: "<memory>".to_owned(),
             })
-        })
+        })?
         .map_err(to_py)
     }
 }
@@ -96,6 +83,21 @@ impl Adapter {
 
     fn content_hash(&self, py: Python<'_>) -> String {
         py.detach(|| self.inner.content_hash())
+    }
+}
+
+/// Its bytes as they are now: a tensor of Python's may change while it is checked.
+fn copied((name, dtype, shape, address, bytes): TensorParts) -> peft::MemoryTensor {
+    let data = match bytes {
+        0 => Vec::new(),
+        // SAFETY: source.py passes the address of a contiguous CPU tensor of this size, and holds it during the call.
+        _ => unsafe { std::slice::from_raw_parts(address as *const u8, bytes) }.to_vec(),
+    };
+    peft::MemoryTensor {
+        name,
+        dtype,
+        shape,
+        data,
     }
 }
 

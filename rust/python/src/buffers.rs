@@ -66,6 +66,12 @@ impl Buffers {
         self.write_entry(writer, slot, TableEntry::new(page_start, 0, DType::F32, 0.0))
     }
 
+    /// Makes `slot` the same adapter as `like`: the same rows, at the same rank and scaling.
+    pub fn copy_entry(&self, writer: &mut Writer, like: usize, slot: usize) -> Result<(), CudaError> {
+        let entry = self.entry(writer, like)?;
+        self.write_entry(writer, slot, entry)
+    }
+
     /// Writes a module's rows and its entry.
     pub fn write_slot(
         &self,

@@ -1,11 +1,15 @@
-//! The CUDA devices of one model's buffers, and the snapshots that work on them may still read.
+//! The CUDA devices of one model's buffers, and the adapters that work on them may still read.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::torch::cuda::stream;
-use meteora_core::snapshot::Snapshot;
+use meteora_core::held::Held;
 use meteora_cuda::{CudaError, Device, Fence};
+use pyo3::prelude::*;
+
+use crate::cuda::to_py;
 
 /// Ended requests whose work is not waited for at once.
 const PENDING: usize = 64;
@@ -14,19 +18,33 @@ const PENDING: usize = 64;
 #[derive(Default)]
 pub struct Devices {
     used: Mutex<Vec<&'static Device>>,
-    /// A kernel runs later than the call that launched it: a snapshot's rows are free when its fences are passed.
-    pending: Mutex<VecDeque<(Arc<Snapshot>, Vec<Fence>)>>,
+    /// A kernel runs later than the call that launched it: a request's rows are free when its fences are passed.
+    pending: Mutex<VecDeque<(Arc<Held>, Vec<Fence>)>>,
 }
 
-/// A snapshot held by a request: it outlives the request's work on every device.
-pub struct Held {
-    pub snapshot: Arc<Snapshot>,
-    pub devices: Arc<Devices>,
+/// The adapters that a request holds: for as long as it lives, and its work on every device.
+pub struct Fenced {
+    held: Arc<Held>,
+    devices: Arc<Devices>,
 }
 
-impl Drop for Held {
+impl Fenced {
+    pub fn new(held: Arc<Held>, devices: Arc<Devices>) -> Fenced {
+        Fenced { held, devices }
+    }
+}
+
+impl Deref for Fenced {
+    type Target = Arc<Held>;
+
+    fn deref(&self) -> &Arc<Held> {
+        &self.held
+    }
+}
+
+impl Drop for Fenced {
     fn drop(&mut self) {
-        self.devices.retire(&self.snapshot);
+        self.devices.retire(&self.held);
     }
 }
 
@@ -39,9 +57,9 @@ impl Devices {
         }
     }
 
-    /// Keeps the snapshot until the work that this thread's current streams have now is done.
-    fn retire(&self, snapshot: &Arc<Snapshot>) {
-        let used = self.all();
+    /// Keeps the adapters until the work that this thread's current streams have now is done.
+    fn retire(&self, held: &Arc<Held>) {
+        let used = lock(&self.used).clone();
         let fences = used.into_iter().filter_map(|device| {
             let stream = stream(device.ordinal).ok()?;
             // A device that fails here fails in the request too, which reports it.
@@ -53,28 +71,24 @@ impl Devices {
             return;
         }
         let mut pending = lock(&self.pending);
-        pending.push_back((snapshot.clone(), fences));
+        pending.push_back((held.clone(), fences));
         if pending.len() > PENDING {
-            let (_snapshot, fences) = pending.pop_front().unwrap_or_else(|| unreachable!());
+            let oldest = pending.pop_front();
             drop(pending);
-            let _ = wait(&fences);
+            if let Some((_held, fences)) = oldest {
+                let _ = wait(&fences); // what went wrong there, the request has met
+            }
         }
     }
 
     /// Waits until the work of all requests that have ended is done.
-    pub fn settle(&self) -> Result<(), CudaError> {
+    pub fn settle(&self, py: Python<'_>) -> PyResult<()> {
         let pending = std::mem::take(&mut *lock(&self.pending));
-        pending.iter().try_for_each(|(_, fences)| wait(fences))
-    }
-
-    /// Whether no ended request has work that is not known to be done.
-    pub fn is_idle(&self) -> bool {
-        lock(&self.pending).is_empty()
-    }
-
-    /// The devices.
-    pub fn all(&self) -> Vec<&'static Device> {
-        lock(&self.used).clone()
+        if pending.is_empty() {
+            return Ok(());
+        }
+        py.detach(|| pending.iter().try_for_each(|(_, fences)| wait(fences)))
+            .map_err(to_py)
     }
 }
 

@@ -1,7 +1,10 @@
 //! The one map from the core's errors to Python's classes.
 
+use std::io::ErrorKind;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
 use meteora_core::Error;
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyOSError, PyPermissionError};
 use pyo3::prelude::*;
 
 /// The exception for a core error: the class of `meteora_rs.errors` with the variant's name, or `OSError`.
@@ -18,11 +21,30 @@ pub fn to_py(error: Error) -> PyErr {
             let path = path.display().to_string();
             return match source.raw_os_error() {
                 Some(errno) => PyOSError::new_err((errno, strerror(source), path)),
+                None if source.kind() == ErrorKind::PermissionDenied => {
+                    PyPermissionError::new_err(format!("{path}: {source}"))
+                }
                 None => PyOSError::new_err(format!("{path}: {source}")),
             };
         }
     };
     raise(class, error.to_string())
+}
+
+/// Work without the GIL. A panic in it becomes a MeteoraError: PyO3's own exception for it is no `Exception`, and would
+/// end a service that outlives every other error of a load.
+pub fn contained<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyResult<T> {
+    py.detach(|| catch_unwind(AssertUnwindSafe(work)))
+        .map_err(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("a panic");
+            raise(
+                "MeteoraError",
+                format!("internal error, please report it: {text}"),
+            )
+        })
 }
 
 /// An exception of `meteora_rs.errors`, by name.

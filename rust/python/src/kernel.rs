@@ -1,18 +1,16 @@
-//! The eager paths over a site's buffers, and the writing of its gates.
+//! The eager paths over a site's buffers.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use meteora_core::arrow::arrow_row;
 use meteora_core::kernel::{apply, gated_lora, screen_stride, Floats, FloatsMut, Selection};
 use meteora_core::DType;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::adapter::Adapter;
 use crate::buffers::{Buffers, Sizes};
-use crate::cuda::{device_of, emulating, to_py};
+use crate::cuda::{device_of, emulating};
 use crate::devices::Devices;
 use crate::errors::raise;
 use crate::launch::{add, Activations, RouteAddresses};
@@ -31,7 +29,7 @@ const REMEMBER_UP_TO: usize = 8 << 20;
 #[pyclass(frozen, module = "meteora_rs._native")]
 pub struct SiteKernel {
     registry: u64,
-    index: usize,
+    pub index: usize,
     group: usize,
     leads: bool,
     /// Whether the group's gate rows are equal for all live slots.
@@ -270,56 +268,6 @@ impl SiteKernel {
                 PyBytes::new(py, &weights),
             )
         })
-    }
-
-    /// Fills the gate row of `slot` with the `in_features` f32 at `row`, or with zeros.
-    fn write_gate(
-        &self,
-        py: Python<'_>,
-        slot: usize,
-        row: Option<usize>,
-        bias: f32,
-        sign_free: bool,
-    ) -> PyResult<()> {
-        let zeros;
-        let row = match row {
-            // SAFETY: gates/tensors.py passes the address of a contiguous CPU tensor of this size, and holds it.
-            Some(from) => unsafe { std::slice::from_raw_parts(from as *const f32, self.sizes.in_features) },
-            None => {
-                zeros = vec![0.0; self.sizes.in_features];
-                &zeros
-            }
-        };
-        let buffers = self.bound()?;
-        let write = || buffers.write_gate(&mut buffers.memory.writer()?, slot, row, bias, sign_free);
-        if buffers.memory == Memory::Host {
-            write().map_err(to_py)
-        } else {
-            py.detach(write).map_err(to_py)
-        }
-    }
-
-    /// Fills the gate row of `slot` with the adapter's arrow row, which is sign-free.
-    fn write_arrow(&self, py: Python<'_>, adapter: &Adapter, slot: usize) -> PyResult<()> {
-        let buffers = self.bound()?;
-        let module = adapter
-            .inner
-            .modules
-            .iter()
-            .find(|module| module.site == self.index);
-        py.detach(|| {
-            let mut row = vec![0.0; self.sizes.in_features];
-            if let Some(module) = module {
-                arrow_row(module, &mut row);
-            }
-            buffers.write_gate(&mut buffers.memory.writer()?, slot, &row, 0.0, true)
-        })
-        .map_err(to_py)
-    }
-
-    /// Whether the gate of `slot` is the same here and at `other`, to the bit.
-    fn same_gate(&self, other: &SiteKernel, slot: usize) -> PyResult<bool> {
-        self.bound()?.same_gate(&other.bound()?, slot).map_err(to_py)
     }
 }
 

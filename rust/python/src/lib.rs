@@ -6,12 +6,15 @@ mod buffers;
 mod cuda;
 mod devices;
 mod errors;
+mod gates;
 mod kernel;
 mod launch;
 mod memory;
+mod parsing;
 mod plan;
 mod records;
 mod registry;
+mod reservation;
 mod torch;
 
 use pyo3::prelude::*;
@@ -23,11 +26,15 @@ mod _native {
     #[pymodule_export]
     use super::cuda::{cuda_built, cuda_report, emulate_cuda};
     #[pymodule_export]
+    use super::gates::{equal_gates, write_gates};
+    #[pymodule_export]
     use super::kernel::SiteKernel;
     #[pymodule_export]
     use super::plan::{Hold, RoutePlan};
     #[pymodule_export]
-    use super::registry::{Registry, Reservation};
+    use super::registry::Registry;
+    #[pymodule_export]
+    use super::reservation::{GateReservation, Reservation, Retired};
     #[pymodule_export]
     use super::torch::op::register_torch_op;
     use pyo3::prelude::*;

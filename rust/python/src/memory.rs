@@ -80,3 +80,21 @@ impl Writer {
         }
     }
 }
+
+/// Each memory once.
+pub fn distinct(memories: impl Iterator<Item = Memory>) -> Vec<Memory> {
+    let mut found: Vec<Memory> = Vec::new();
+    for memory in memories {
+        if !found.contains(&memory) {
+            found.push(memory);
+        }
+    }
+    found
+}
+
+/// Waits until what was written to these memories has arrived.
+pub fn finish(memories: impl Iterator<Item = Memory>) -> Result<(), CudaError> {
+    distinct(memories)
+        .into_iter()
+        .try_for_each(|memory| memory.writer()?.finish())
+}

@@ -2,18 +2,22 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use meteora_core::held::Held;
 use meteora_core::kernel::{Options, Routes};
 use meteora_core::layout::ROUTE_FIXED;
 use meteora_core::route::{plan, Route};
-use meteora_core::snapshot::Snapshot;
+use meteora_core::snapshot::{Entry, Snapshot};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::devices::{Devices, Held};
+use crate::devices::{Devices, Fenced};
 use crate::errors::{raise, to_py};
 
 /// (kind, names, weights), as `meteora_rs.routes.to_native` makes it.
 pub type RouteParts = (String, Vec<String>, Vec<f64>);
+
+/// (slot, name, generation, gate, source) of an adapter that a request can reach.
+type PlannedAdapter = (usize, String, u64, &'static str, String);
 
 /// See `_native.pyi`.
 #[pyclass(frozen, module = "meteora_rs._native")]
@@ -26,31 +30,36 @@ pub struct RoutePlan {
     pub serial: u64,
     pub options: Options,
     names: Vec<(usize, String)>,
-    /// The snapshot that it was made on, for as long as anybody keeps that.
-    snapshot: Weak<Snapshot>,
+    /// The adapters that it can reach, for as long as anybody keeps them.
+    held: Weak<Held>,
     /// What keeps the rows in place; None once it is left to [`Hold`]s.
-    own: Mutex<Option<Held>>,
+    own: Mutex<Option<Fenced>>,
     devices: Arc<Devices>,
 }
 
 /// See `_native.pyi`.
 #[pyclass(frozen, module = "meteora_rs._native")]
 pub struct Hold {
-    _held: Held,
+    pub held: Fenced,
 }
 
 impl RoutePlan {
     pub fn new(
-        snapshot: Arc<Snapshot>,
+        snapshot: &Snapshot,
         routes: Vec<RouteParts>,
         options: Options,
         serial: u64,
+        within: Option<&RoutePlan>,
         devices: Arc<Devices>,
     ) -> PyResult<RoutePlan> {
         let routes = routes.into_iter().map(to_core).collect::<PyResult<Vec<_>>>()?;
-        let made = plan(snapshot, &routes).map_err(to_py)?;
-        let names = made
-            .snapshot
+        let made = plan(snapshot, &routes).map_err(|error| {
+            to_py(match within {
+                Some(within) => error.telling(|name| within.reaches(name)),
+                None => error,
+            })
+        })?;
+        let names = snapshot
             .entries()
             .map(|entry| (entry.slot(), entry.name().to_owned()))
             .collect();
@@ -62,11 +71,8 @@ impl RoutePlan {
             serial,
             options,
             names,
-            snapshot: Arc::downgrade(&made.snapshot),
-            own: Mutex::new(Some(Held {
-                snapshot: made.snapshot,
-                devices: devices.clone(),
-            })),
+            held: Arc::downgrade(&made.held),
+            own: Mutex::new(Some(Fenced::new(made.held, devices.clone()))),
             devices,
         })
     }
@@ -87,6 +93,33 @@ impl RoutePlan {
             records: &self.records,
             width: self.width,
         }
+    }
+
+    fn reaches(&self, name: &str) -> bool {
+        self.held()
+            .is_ok_and(|held| held.entries().iter().any(|entry| entry.name() == name))
+    }
+
+    fn held(&self) -> PyResult<Arc<Held>> {
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = own.as_ref().map(|held| Arc::clone(held));
+        let gone = "the request has ended, or its adapters are being changed: it can't go on with them";
+        own.or_else(|| self.held.upgrade())
+            .ok_or_else(|| raise("MeteoraError", gone.to_owned()))
+    }
+}
+
+impl Hold {
+    pub fn new(held: Held, devices: Arc<Devices>) -> Hold {
+        let held = Fenced::new(Arc::new(held), devices);
+        Hold { held }
+    }
+}
+
+#[pymethods]
+impl Hold {
+    fn slots(&self) -> Vec<usize> {
+        self.held.entries().iter().map(|entry| entry.slot()).collect()
     }
 }
 
@@ -125,20 +158,20 @@ impl RoutePlan {
         self.names.clone()
     }
 
+    /// The generations that the request can reach, by slot.
+    fn adapters(&self) -> PyResult<Vec<PlannedAdapter>> {
+        let planned = |entry: &Arc<Entry>| {
+            let (name, info) = (entry.name().to_owned(), entry.info());
+            let source = info.source.clone();
+            (entry.slot(), name, entry.generation(), info.gate.name(), source)
+        };
+        Ok(self.held()?.entries().iter().map(planned).collect())
+    }
+
     /// What keeps the rows in place for as long as it lives.
     fn hold(&self) -> PyResult<Hold> {
-        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = own.as_ref().map(|held| held.snapshot.clone());
-        let held = held.or_else(|| self.snapshot.upgrade());
-        let gone = "the request has ended, or its adapters are being changed: it can't go on with them";
-        let hold = |snapshot| Hold {
-            _held: Held {
-                snapshot,
-                devices: self.devices.clone(),
-            },
-        };
-        held.map(hold)
-            .ok_or_else(|| raise("MeteoraError", gone.to_owned()))
+        let held = Fenced::new(self.held()?, self.devices.clone());
+        Ok(Hold { held })
     }
 
     fn release(&self) {

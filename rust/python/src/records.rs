@@ -26,6 +26,7 @@ pub fn record<'py>(py: Python<'py>, record: &AdapterRecord) -> PyResult<Bound<'p
     dict.set_item("name", &record.name)?;
     dict.set_item("id", record.id.0)?;
     dict.set_item("generation", record.generation)?;
+    dict.set_item("weights", record.weights)?;
     dict.set_item("slot", record.slot)?;
     dict.set_item("rank", record.info.rank)?;
     dict.set_item("dtype", record.info.dtype.name())?;
@@ -57,5 +58,7 @@ pub fn stats<'py>(py: Python<'py>, stats: &RegistryStats) -> PyResult<Bound<'py,
     dict.set_item("rank_rows", usage(&stats.rank_rows)?)?;
     dict.set_item("pages", stats.pages)?;
     dict.set_item("free_pages", stats.free_pages)?;
+    dict.set_item("largest_run_pages", stats.largest_run_pages)?;
+    dict.set_item("touched_pages", stats.touched_pages)?;
     Ok(dict)
 }

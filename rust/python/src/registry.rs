@@ -1,24 +1,25 @@
 //! The registry, held from Python.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use meteora_core::held::Held;
 use meteora_core::kernel::Options;
-use meteora_core::peft::SiteShape;
+use meteora_core::layout::BASE_SLOTS;
 use meteora_core::registry::{self, AdapterInfo, Intent, RegistryConfig};
 use meteora_core::DType;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::adapter::{Adapter, TensorParts};
-use crate::cuda;
 use crate::devices::Devices;
-use crate::errors::{raise, to_py};
-use crate::kernel::SiteKernel;
-use crate::memory::Memory;
-use crate::plan::{RouteParts, RoutePlan};
+use crate::errors::to_py;
+use crate::parsing::{Parsing, SiteParts};
+use crate::plan::{Hold, RouteParts, RoutePlan};
 use crate::records;
+use crate::reservation::{timeout, GateReservation, Reservation, Retired};
 
 /// Numbers plans and registries, so that none is mistaken for another.
 static SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -27,51 +28,54 @@ static SERIAL: AtomicU64 = AtomicU64::new(1);
 #[pyclass(frozen, module = "meteora_rs._native")]
 pub struct Registry {
     inner: registry::Registry,
-    sites: Vec<SiteShape>,
+    parsing: Parsing,
     pub serial: u64,
     pub devices: Arc<Devices>,
-}
-
-/// See `_native.pyi`.
-#[pyclass(frozen, module = "meteora_rs._native")]
-pub struct Reservation {
-    inner: Mutex<Option<registry::Reservation>>,
-    #[pyo3(get)]
-    slot: usize,
-    #[pyo3(get)]
-    page_start: usize,
 }
 
 #[pymethods]
 impl Registry {
     #[new]
+    #[pyo3(signature = (max_adapters, pool_rank, element_size, sites, limits=None, root=None))]
     fn new(
         max_adapters: usize,
         pool_rank: usize,
         element_size: usize,
-        sites: Vec<(String, usize, usize, usize)>,
-    ) -> Registry {
-        let site = |(path, in_features, out_features, layer)| SiteShape {
-            path,
-            in_features,
-            out_features,
-            layer: Some(layer),
-        };
-        Registry {
+        sites: Vec<SiteParts>,
+        limits: Option<HashMap<String, u64>>,
+        root: Option<PathBuf>,
+    ) -> PyResult<Registry> {
+        let parsing = Parsing::new(sites, limits.unwrap_or_default(), root)?;
+        Ok(Registry {
             inner: registry::Registry::new(RegistryConfig {
                 max_adapters,
                 pool_rank,
                 element_size,
             }),
-            sites: sites.into_iter().map(site).collect(),
+            parsing,
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             devices: Arc::default(),
-        }
+        })
+    }
+
+    #[getter]
+    fn has_root(&self) -> bool {
+        self.parsing.has_root()
+    }
+
+    fn check_sizes(&self, name: &str, tensors: usize, bytes: u64) -> PyResult<()> {
+        self.parsing.check_sizes(name, tensors, bytes)
     }
 
     #[getter]
     pub fn slots(&self) -> usize {
-        self.inner.config().max_adapters + 1
+        self.inner.config().max_adapters + BASE_SLOTS
+    }
+
+    /// The slot of the base's gate row, where the gates may choose the base.
+    #[getter]
+    fn base_slot(&self) -> Option<usize> {
+        self.inner.snapshot().base_slot()
     }
 
     #[getter]
@@ -80,7 +84,7 @@ impl Registry {
     }
 
     fn parse_folder(&self, py: Python<'_>, name: &str, folder: PathBuf) -> PyResult<Adapter> {
-        Adapter::from_folder(py, name, folder, &self.sites)
+        Adapter::from_folder(py, name, folder, &self.parsing)
     }
 
     fn parse_memory(
@@ -90,114 +94,133 @@ impl Registry {
         config_json: &str,
         tensors: Vec<TensorParts>,
     ) -> PyResult<Adapter> {
-        Adapter::from_memory(py, name, config_json, tensors, &self.sites)
+        Adapter::from_memory(py, name, config_json, tensors, &self.parsing)
     }
 
-    fn reserve(&self, py: Python<'_>, adapter: &Adapter, reload: bool) -> PyResult<Reservation> {
-        self.settle(py)?;
+    #[pyo3(signature = (adapter, reload, if_generation))]
+    fn reserve(
+        &self,
+        py: Python<'_>,
+        adapter: &Adapter,
+        reload: bool,
+        if_generation: Option<u64>,
+    ) -> PyResult<Reservation> {
+        self.devices.settle(py)?;
         let adapter = &adapter.inner;
         let widest = adapter.dtypes.iter().copied().max_by_key(|dtype| dtype.size());
         let need = self.inner.need(adapter.max_rank, widest.unwrap_or(DType::F32));
-        let intent = if reload { Intent::Reload } else { Intent::Load };
+        let intent = match (reload, if_generation) {
+            (false, _) => Intent::Load,
+            (true, None) => Intent::Reload,
+            (true, Some(generation)) => Intent::ReloadIf(generation),
+        };
         let reserved = self.inner.reserve(&adapter.name, need, intent).map_err(to_py)?;
-        Ok(Reservation {
-            slot: reserved.slot(),
-            page_start: reserved.page_start(),
-            inner: Mutex::new(Some(reserved)),
-        })
+        Ok(Reservation::new(reserved))
     }
 
-    /// Writes a checked adapter to its reserved rows and publishes it; `write_gate` fills the gate rows of the
-    /// slot in between.
-    #[pyo3(signature = (reservation, adapter, kernels, gate, routable, write_gate))]
-    #[allow(clippy::too_many_arguments)]
+    /// Publishes an adapter that has been written to its reserved rows.
     fn publish<'py>(
         &self,
         py: Python<'py>,
         reservation: &Reservation,
         adapter: &Adapter,
-        kernels: Vec<PyRef<'py, SiteKernel>>,
         gate: &str,
         routable: bool,
-        write_gate: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let gate = records::gate_kind(gate)?;
-        let mut place = reservation.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(reserved) = place.as_ref() else {
-            return Err(raise("MeteoraError", "the reservation is used up".to_owned()));
-        };
-        let sites = kernels
-            .iter()
-            .map(|kernel| kernel.bound())
-            .collect::<PyResult<Vec<_>>>()?;
-        let (slot, page_start) = (reserved.slot(), reserved.page_start());
-        let memories = distinct(sites.iter().map(|site| site.memory));
-        py.detach(|| {
-            memories.iter().try_for_each(|memory| {
-                let mut writer = memory.writer()?;
-                for site in sites.iter().filter(|site| site.memory == *memory) {
-                    site.clear_slot(&mut writer, slot, page_start)?;
-                }
-                let mut modules = adapter.inner.modules.iter();
-                modules.try_for_each(|module| {
-                    let site = &sites[module.site];
-                    if site.memory == *memory {
-                        site.write_slot(&mut writer, slot, page_start, module)?;
-                    }
-                    Ok(())
-                })
-            })
-        })
-        .map_err(cuda::to_py)?;
-        write_gate.call1((slot,))?;
-        // Nothing is published before it has arrived.
-        py.detach(|| memories.iter().try_for_each(|memory| memory.writer()?.finish()))
-            .map_err(cuda::to_py)?;
         let info = AdapterInfo {
             rank: adapter.inner.max_rank,
             dtype: adapter.inner.dtypes.first().copied().unwrap_or(DType::F32),
             bytes: adapter.inner.bytes,
-            gate,
+            gate: records::gate_kind(gate)?,
             routable,
             sites: adapter.inner.modules.len(),
             source: adapter.source.clone(),
         };
-        let Some(reserved) = place.take() else {
-            return Err(raise("MeteoraError", "the reservation is used up".to_owned()));
-        };
-        let published = self.inner.publish(reserved, info);
+        let published = self.inner.publish(reservation.take(py)?, info);
         records::record(py, &published)
     }
 
-    fn unload(&self, name: &str) -> PyResult<()> {
-        self.inner.unload(name).map_err(to_py)
+    fn unload(&self, name: &str) -> PyResult<Retired> {
+        let retired = self.inner.unload(name).map_err(to_py)?;
+        Ok(Retired::new(retired, self.devices.clone()))
+    }
+
+    fn reserve_gates(&self, py: Python<'_>, names: Vec<String>, base: bool) -> PyResult<GateReservation> {
+        self.devices.settle(py)?;
+        let reserved = self.inner.reserve_gates(&names, base).map_err(to_py)?;
+        Ok(GateReservation::new(reserved))
+    }
+
+    /// Publishes gates that have been written to their reserved slots.
+    fn publish_gates(
+        &self,
+        py: Python<'_>,
+        reservation: &GateReservation,
+        gates: Vec<(String, bool)>,
+        base_routable: Option<bool>,
+    ) -> PyResult<()> {
+        let gates = gates
+            .iter()
+            .map(|(kind, routable)| Ok((records::gate_kind(kind)?, *routable)))
+            .collect::<PyResult<Vec<_>>>()?;
+        self.inner
+            .publish_gates(reservation.take(py)?, &gates, base_routable);
+        Ok(())
+    }
+
+    fn set_alias(&self, alias: &str, target: &str, registered: bool) -> PyResult<()> {
+        self.inner.set_alias(alias, target, registered).map_err(to_py)
+    }
+
+    fn remove_alias(&self, alias: &str) -> bool {
+        self.inner.remove_alias(alias)
+    }
+
+    fn aliases(&self) -> BTreeMap<String, String> {
+        let naming = Arc::clone(self.inner.snapshot().naming());
+        let owned = naming
+            .aliases()
+            .map(|(alias, target)| (alias.to_owned(), target.to_owned()));
+        owned.collect()
+    }
+
+    fn set_group(&self, group: &str, members: Vec<String>) -> PyResult<()> {
+        self.inner.set_group(group, &members).map_err(to_py)
+    }
+
+    fn remove_group(&self, group: &str) -> bool {
+        self.inner.remove_group(group)
+    }
+
+    fn groups(&self) -> BTreeMap<String, Vec<String>> {
+        let naming = Arc::clone(self.inner.snapshot().naming());
+        let owned = naming
+            .groups()
+            .map(|(group, members)| (group.to_owned(), members.into_iter().map(str::to_owned).collect()));
+        owned.collect()
     }
 
     fn pin(&self, name: &str, pinned: bool) -> PyResult<()> {
         self.inner.pin(name, pinned).map_err(to_py)
     }
 
-    fn set_gate(&self, py: Python<'_>, name: &str, gate: &str, routable: bool) -> PyResult<()> {
-        self.finish_gates(py)?;
-        self.inner
-            .set_gate(name, records::gate_kind(gate)?, routable)
-            .map_err(to_py)?;
-        Ok(())
+    /// Holds all live adapters.
+    fn hold(&self) -> Hold {
+        Hold::new(Held::all(&self.inner.snapshot()), self.devices.clone())
     }
 
-    fn set_base_routable(&self, py: Python<'_>, routable: bool) -> PyResult<()> {
-        self.finish_gates(py)?;
-        self.inner.set_base_routable(routable);
-        Ok(())
+    fn freed(&self) -> u64 {
+        self.inner.freed()
     }
 
-    #[getter]
-    fn base_routable(&self) -> bool {
-        self.inner.snapshot().base_routable()
+    fn wait_freed(&self, py: Python<'_>, seen: u64, seconds: f64) -> PyResult<u64> {
+        let timeout = timeout(seconds)?;
+        self.devices.settle(py)?;
+        Ok(py.detach(|| self.inner.wait_freed(seen, timeout)))
     }
 
     fn readers(&self, py: Python<'_>) -> PyResult<usize> {
-        self.settle(py)?;
+        self.devices.settle(py)?;
         Ok(self.inner.readers())
     }
 
@@ -214,60 +237,21 @@ impl Registry {
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        self.settle(py)?;
+        self.devices.settle(py)?;
         records::stats(py, &self.inner.stats())
     }
 
-    fn plan(&self, routes: Vec<RouteParts>, top_k: usize, temperature: f32) -> PyResult<RoutePlan> {
+    /// `within`: the plan in force, beyond whose adapters no error tells of any.
+    fn plan(
+        &self,
+        routes: Vec<RouteParts>,
+        top_k: usize,
+        temperature: f32,
+        within: Option<&RoutePlan>,
+    ) -> PyResult<RoutePlan> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        RoutePlan::new(
-            self.inner.snapshot(),
-            routes,
-            Options { top_k, temperature },
-            serial,
-            self.devices.clone(),
-        )
-    }
-}
-
-impl Registry {
-    /// Waits for what ended requests still have running on devices: until then, they hold their rows.
-    fn settle(&self, py: Python<'_>) -> PyResult<()> {
-        if self.devices.is_idle() {
-            return Ok(());
-        }
-        py.detach(|| self.devices.settle()).map_err(cuda::to_py)
-    }
-
-    /// Waits until gates that were written in place are where kernels read them.
-    fn finish_gates(&self, py: Python<'_>) -> PyResult<()> {
-        let devices = self.devices.all();
-        if devices.is_empty() {
-            return Ok(());
-        }
-        let finish = || {
-            devices
-                .iter()
-                .try_for_each(|device| Memory::Device(device).writer()?.finish())
-        };
-        py.detach(finish).map_err(cuda::to_py)
-    }
-}
-
-/// Each memory once.
-fn distinct(memories: impl Iterator<Item = Memory>) -> Vec<Memory> {
-    let mut found: Vec<Memory> = Vec::new();
-    for memory in memories {
-        if !found.contains(&memory) {
-            found.push(memory);
-        }
-    }
-    found
-}
-
-#[pymethods]
-impl Reservation {
-    fn abandon(&self) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let options = Options { top_k, temperature };
+        let devices = self.devices.clone();
+        RoutePlan::new(&self.inner.snapshot(), routes, options, serial, within, devices)
     }
 }

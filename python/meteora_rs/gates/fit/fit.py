@@ -87,7 +87,7 @@ def fit_gates(
     Raises:
         ValueError: fewer than two classes, an option out of range, no tokenizer, or a class without text.
         AdapterNotFoundError: a name that no live adapter has.
-        AdapterInUseError: a request is running; gates change in place, between requests.
+        AdapterInUseError: a request is running: it would meet the gates that are tried on the way.
 
     Any exception, Ctrl-C included, leaves the gates as they were.
     Source: MeteoRA, arXiv 2405.13053, section 3.3 trains the same objective by gradient descent.
@@ -102,7 +102,7 @@ def fit_gates(
     for name in data:
         if name != BASE:
             meteora.adapter(name)
-    meteora.set_gates({})  # refused while a request is running: better now than after a pass
+    meteora._require_quiet("fit_gates tries gates on its way, which other requests would follow")
     names = list(data)
     examples = make_examples(
         data,

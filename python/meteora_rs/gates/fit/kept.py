@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from meteora_rs.errors import AdapterFormatError
+from meteora_rs.tensor_file import save_tensors
 
 from .collect import GroupActivations
 
@@ -133,7 +133,7 @@ class KeptStatistics:
         about = {"names": self.names, "pooled": self.pooled, "temperature": self.temperature}
         about["shrinkage"] = self.shrinkage
         metadata = {"format": "pt", "statistics_format": FORMAT, "statistics": json.dumps(about)}
-        save_file(tensors, path, metadata=metadata)
+        save_tensors(tensors, path, metadata=metadata)
 
     @staticmethod
     def load(path: Path, widths: dict[str, int]) -> KeptStatistics:

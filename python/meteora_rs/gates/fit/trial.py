@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from meteora_rs.errors import AdapterInUseError
+from meteora_rs.gates import Gate
+from meteora_rs.gates.saved import SavedGate
 from meteora_rs.routes import BASE
 
 if TYPE_CHECKING:
+    from meteora_rs.handle.gating import Changes
     from meteora_rs.meteora import Meteora
+
+PATIENCE = 30.0
+"""Seconds to wait for running requests before gates that were tried stay in force."""
 
 
 @contextmanager
@@ -18,32 +26,32 @@ def restored_on_failure(meteora: Meteora, names: Sequence[str]) -> Iterator[None
 
     An adapter that was unloaded or reloaded meanwhile keeps what it has now. The exception goes on.
     """
-    before = {name: (record.slot, record.id) for record in meteora.adapters() if (name := record.name) in names}
-    kinds = {record.name: (record.gate, record.routable) for record in meteora.adapters()}
-    base_slot, base_routable = meteora._registry.slots - 1, meteora._registry.base_routable
-    slots = [slot for slot, _ in before.values()] + [base_slot]
-    saved = [
-        (site.gate[slots].clone(), site.gate_bias[slots].clone(), site.table[slots, 2].clone())
-        for site in meteora.sites
-    ]
+    records = [record for record in meteora.adapters() if record.name in names]
+    saved: dict[str, tuple[Gate, bool] | None] = {
+        record.name: (SavedGate(record.slot, record.gate, meteora.sites), record.routable) for record in records
+    }
+    if BASE in names:
+        slot = meteora._registry.base_slot
+        saved[BASE] = None if slot is None else (SavedGate(slot, "fitted", meteora.sites), True)
+    weights = {record.name: record.weights for record in records}
     try:
         yield
     except BaseException:
-        live = {record.name: (record.slot, record.id) for record in meteora.adapters()}
-        kept = [i for i, name in enumerate(before) if live.get(name) == before[name]]
-        with meteora._writer, meteora._context.lock:
-            meteora._context.release_default()
-            places = [*kept, len(before)]
-            for site, (gate, bias, kind) in zip(meteora.sites, saved, strict=True):
-                for place in places:
-                    site.kernel.write_gate(
-                        slots[place], gate[place].data_ptr(), float(bias[place]), bool(kind[place] >> 8)
-                    )
-            for i, name in enumerate(before):
-                if i in kept:
-                    meteora._registry.set_gate(name, *kinds[name])
-            if BASE in names:
-                meteora._registry.set_base_routable(base_routable)
-            meteora._share_gates([slots[place] for place in places])
-            meteora._context.refresh()
+        now = {record.name: record.weights for record in meteora.adapters()}
+        _restore(
+            meteora, {name: gate for name, gate in saved.items() if name == BASE or now.get(name) == weights[name]}
+        )
         raise
+
+
+def _restore(meteora: Meteora, gates: Changes) -> None:
+    """Put gates back, as soon as requests that came meanwhile leave room for it."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        freed = meteora._registry.freed()
+        try:
+            return meteora._change_gates(gates)
+        except AdapterInUseError:
+            if time.monotonic() > end:
+                raise
+            meteora._registry.wait_freed(freed, 0.05)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::folder::Root;
 use crate::dtype::DType;
 
 /// The shape of one adapted linear of the model.
@@ -20,33 +21,6 @@ pub struct SiteShape {
     pub out_features: usize,
     /// The decoder layer it belongs to, where there is one.
     pub layer: Option<usize>,
-}
-
-/// Sizes beyond which a file is refused unread: none is reached by a real adapter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of `adapter_config.json`.
-    pub max_config_bytes: u64,
-    /// Bytes of the safetensors header; it grows some 16-fold when parsed.
-    pub max_header_bytes: u64,
-    /// Bytes of `adapter_model.safetensors`.
-    pub max_file_bytes: u64,
-    /// The rank of one module.
-    pub max_rank: usize,
-    /// Entries of `rank_pattern`, `alpha_pattern`, `target_modules` and the like, each.
-    pub max_patterns: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            max_config_bytes: 1 << 20,
-            max_header_bytes: 4 << 20,
-            max_file_bytes: 16 << 30,
-            max_rank: 4096,
-            max_patterns: 4096,
-        }
-    }
 }
 
 /// A tensor handed over in memory. The bytes are owned: a tensor of Python's may change while it is checked.
@@ -67,6 +41,8 @@ pub struct MemoryTensor {
 pub enum Source<'a> {
     /// A folder with `adapter_config.json` and `adapter_model.safetensors`.
     Folder(&'a Path),
+    /// The same, beneath a root that nothing may lead out of.
+    Beneath(&'a Root, &'a Path),
     /// A config and a state dict.
     Memory {
         /// The text of `adapter_config.json`.
@@ -83,7 +59,7 @@ pub enum Source<'a> {
     },
 }
 
-/// The bytes of one tensor: a range of the mapped file, or of the heap. Not aligned.
+/// The bytes of one tensor: a range of what was read of the file, or all that was handed over. Not aligned.
 #[derive(Clone)]
 pub struct TensorBytes {
     store: Arc<Store>,
@@ -92,7 +68,8 @@ pub struct TensorBytes {
 
 /// What owns bytes.
 pub(crate) enum Store {
-    Mapped(memmap2::Mmap),
+    /// A file's contents, in memory of its own from the system.
+    Read(memmap2::MmapMut),
     Heap(Vec<u8>),
 }
 
@@ -101,7 +78,7 @@ impl Deref for Store {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Store::Mapped(map) => map,
+            Store::Read(contents) => contents,
             Store::Heap(bytes) => bytes,
         }
     }

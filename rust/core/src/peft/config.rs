@@ -1,7 +1,7 @@
 //! `adapter_config.json`: every key is read, known to change nothing, or refused.
 
-use super::adapter::Limits;
 use super::json::Json;
+use super::limits::Limits;
 use super::pattern::Pattern;
 use super::reader::Reader;
 use super::targets::Targets;
@@ -116,7 +116,9 @@ pub(crate) fn parse(text: &[u8], limits: &Limits, context: &Context) -> Result<C
             limits.max_config_bytes
         )));
     }
-    let Json::Map(entries) = Json::parse(text).map_err(|reason| context.format(reason))? else {
+    let Json::Map(entries) =
+        Json::parse(text, limits.max_json_depth).map_err(|reason| context.format(reason))?
+    else {
         return Err(context.format("is not a JSON object"));
     };
     let mut reader = Reader {

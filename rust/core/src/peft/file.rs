@@ -1,38 +1,36 @@
-//! Opening files that somebody else wrote: regular files only, and never a call that waits.
+//! Reading files that somebody else wrote: regular files only, whole, and never a call that waits for a writer.
+//!
+//! No file is mapped. A mapped file that is truncated ends the process with SIGBUS, and one that is written into changes
+//! after it was checked; what is read is ours. A file that changes while it is read is an error.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
-use std::path::Path;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
-use memmap2::Mmap;
+use memmap2::{MmapMut, MmapOptions};
 
+use super::folder::{io_error, Folder, Opened};
 use super::Context;
 use crate::error::{Error, Result};
 
-/// Opens a regular file, links followed (hub caches are links into a blob store). A device is refused before it is
-/// opened, since opening one can act on it; the opened file is looked at again, since a path can change meanwhile.
-fn open(path: &Path, context: &Context, limit: u64) -> Result<File> {
-    let refuse = |kind| context.format(format!("is {kind}, not a regular file"));
-    let metadata = std::fs::metadata(path).map_err(|source| io(path, source))?;
-    if !metadata.is_file() {
-        return Err(refuse(if metadata.is_dir() {
-            "a folder"
-        } else {
-            "a device, pipe or socket"
-        }));
-    }
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-    }
-    let file = options.open(path).map_err(|source| io(path, source))?;
-    let metadata = file.metadata().map_err(|source| io(path, source))?;
-    if !metadata.is_file() {
-        return Err(refuse("not what it was when it was looked at"));
-    }
+/// Opens a regular file. What was looked at before it was opened is looked at again, since a path can change meanwhile.
+fn open(folder: &Folder<'_>, name: &str, context: &Context, limit: u64) -> Result<File> {
+    let failed = |source| io_error(&folder.path(name), source);
+    let (file, metadata) = match folder.open(name).map_err(failed)? {
+        Opened::File(file) => {
+            let metadata = file.metadata().map_err(failed)?;
+            (Some(file), metadata)
+        }
+        Opened::Other(metadata) => (None, metadata),
+    };
+    let kind = if metadata.is_dir() {
+        "a folder"
+    } else {
+        "a device, pipe or socket"
+    };
+    let file = file.filter(|_| metadata.is_file());
+    let file = file.ok_or_else(|| context.format(format!("is {kind}, not a regular file")))?;
     if metadata.len() > limit {
         return Err(context.format(format!(
             "has {} bytes, more than the limit of {limit}",
@@ -42,44 +40,144 @@ fn open(path: &Path, context: &Context, limit: u64) -> Result<File> {
     Ok(file)
 }
 
-/// The contents of a small file.
-pub(crate) fn read(path: &Path, context: &Context, limit: u64) -> Result<Vec<u8>> {
-    let file = open(path, context, limit)?;
-    let mut bytes = Vec::new();
-    // One byte more than allowed tells a file that grew, or that reports no size, from one that fits.
-    let read = file.take(limit.saturating_add(1)).read_to_end(&mut bytes);
-    read.map_err(|source| io(path, source))?;
-    if bytes.len() as u64 > limit {
-        return Err(context.format(format!("is larger than the limit of {limit} bytes")));
+/// A file that is being read, from one state of it: the head first, so that a file which makes no sense costs no more.
+///
+/// The memory is the file's length at once, and takes place as it is filled.
+pub(crate) struct Reading<'a> {
+    file: File,
+    path: PathBuf,
+    context: &'a Context,
+    before: Stamp,
+    contents: MmapMut,
+    read: usize,
+}
+
+impl<'a> Reading<'a> {
+    /// Errors: [`Error::AdapterFormat`] if it is no regular file or larger than `limit` bytes; [`Error::Io`].
+    pub(crate) fn open(
+        folder: &Folder<'_>,
+        name: &str,
+        context: &'a Context,
+        limit: u64,
+    ) -> Result<Reading<'a>> {
+        let path = folder.path(name);
+        let failed = |source| io_error(&path, source);
+        let file = open(folder, name, context, limit)?;
+        settle(&file.metadata().map_err(failed)?);
+        let metadata = file.metadata().map_err(failed)?;
+        let length = usize::try_from(metadata.len().min(limit));
+        let length = length.map_err(|_| failed(ErrorKind::OutOfMemory.into()))?;
+        let contents = MmapOptions::new().len(length).map_anon().map_err(failed)?;
+        Ok(Reading {
+            file,
+            path,
+            context,
+            before: Stamp::of(&metadata),
+            contents,
+            read: 0,
+        })
     }
-    Ok(bytes)
-}
 
-/// A file, mapped. Pages are read as they are touched.
-pub(crate) fn map(path: &Path, context: &Context, limit: u64) -> Result<Mmap> {
-    let file = open(path, context, limit)?;
-    // SAFETY: the mapping is private and read-only, and every byte pattern is a valid u8. Somebody who truncates the
-    // file while it is mapped can end the process with SIGBUS, and somebody who writes into it can change bytes after
-    // they were checked: writers of adapters replace files, they do not rewrite them in place. No type's validity
-    // rests on the contents.
-    let map = unsafe { Mmap::map(&file) }.map_err(|source| io(path, source))?;
-    let length = file.metadata().map_err(|source| io(path, source))?.len();
-    if length != map.len() as u64 {
-        return Err(context.format("changed its size while it was opened"));
+    /// The file's whole length, the first `bytes` of which are what it says; the rest may still be zeros.
+    ///
+    /// Errors: [`Error::AdapterFormat`] if it has become shorter; [`Error::Io`].
+    pub(crate) fn head(&mut self, bytes: u64) -> Result<&[u8]> {
+        let end = usize::try_from(bytes).map_or(self.contents.len(), |bytes| bytes.min(self.contents.len()));
+        if self.read < end {
+            match self.file.read_exact(&mut self.contents[self.read..end]) {
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Err(changed(self.context)),
+                Err(error) => return Err(io_error(&self.path, error)),
+                Ok(()) => self.read = end,
+            }
+        }
+        Ok(&self.contents)
     }
-    Ok(map)
+
+    /// All of it, and the stamp of its state.
+    ///
+    /// Errors: [`Error::AdapterFormat`] if it was written to since it was opened; [`Error::Io`].
+    pub(crate) fn finish(mut self) -> Result<(MmapMut, Stamp)> {
+        self.head(u64::MAX)?;
+        let metadata = self
+            .file
+            .metadata()
+            .map_err(|source| io_error(&self.path, source))?;
+        if Stamp::of(&metadata) != self.before {
+            return Err(changed(self.context));
+        }
+        Ok((self.contents, self.before))
+    }
 }
 
-/// Whether there is something at the path; an error counts as nothing.
-pub(crate) fn exists(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok()
+/// The contents of a small file, and the stamp of their state. Errors: as [`Reading`].
+pub(crate) fn read(
+    folder: &Folder<'_>,
+    name: &str,
+    context: &Context,
+    limit: u64,
+) -> Result<(MmapMut, Stamp)> {
+    Reading::open(folder, name, context, limit)?.finish()
 }
 
-/// An error of the system, with its path.
-pub(crate) fn io(path: &Path, source: std::io::Error) -> Error {
-    Error::Io {
-        path: path.to_owned(),
-        source,
+/// Holds a name against the stamp of what was read under it: a folder's files belong together.
+///
+/// Errors: [`Error::AdapterFormat`] if another file is there now, or the same was written to; [`Error::Io`].
+pub(crate) fn unchanged(folder: &Folder<'_>, name: &str, context: &Context, stamp: Stamp) -> Result<()> {
+    match folder.metadata(name) {
+        Ok(metadata) if Stamp::of(&metadata) == stamp => Ok(()),
+        Ok(_) => Err(changed(context)),
+        Err(source) => Err(io_error(&folder.path(name), source)),
+    }
+}
+
+fn changed(context: &Context) -> Error {
+    let advice = "write adapters to a folder of their own and rename it when it is whole";
+    context.format(format!("changed while it was read; {advice}"))
+}
+
+/// What changes with a file's contents: device, inode, size, and the times of the last write and change in ns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp([i128; 5]);
+
+impl Stamp {
+    #[cfg(unix)]
+    pub(crate) fn of(metadata: &Metadata) -> Stamp {
+        use std::os::unix::fs::MetadataExt;
+        let time =
+            |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+        Stamp([
+            metadata.dev().into(),
+            metadata.ino().into(),
+            metadata.size().into(),
+            time(metadata.mtime(), metadata.mtime_nsec()),
+            time(metadata.ctime(), metadata.ctime_nsec()),
+        ])
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn of(metadata: &Metadata) -> Stamp {
+        let time = metadata.modified().ok();
+        let since = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        Stamp([
+            0,
+            0,
+            metadata.len().into(),
+            since.map_or(0, |since| since.as_nanos() as i128),
+            0,
+        ])
+    }
+}
+
+/// A file's times advance with the system's tick, up to 10 ms: two writes within one look like one. So a file that
+/// was written just now is left alone until the tick is over; any later write then shows.
+fn settle(metadata: &Metadata) {
+    const TICK: Duration = Duration::from_millis(10);
+    let age = metadata
+        .modified()
+        .ok()
+        .and_then(|written| SystemTime::now().duration_since(written).ok());
+    if let Some(rest) = age.and_then(|age| TICK.checked_sub(age)) {
+        std::thread::sleep(rest);
     }
 }
 

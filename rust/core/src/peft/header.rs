@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use safetensors::SafeTensors;
 
-use super::adapter::Limits;
-use super::json::Json;
+use super::json::{check_depth, Json};
+use super::limits::Limits;
 use super::Context;
 use crate::error::Result;
 
 /// Bytes that say how long the header is.
-const PREFIX: usize = 8;
+pub(crate) const PREFIX: usize = 8;
 
 /// What the header says of one tensor; the range lies within the file.
 #[derive(Debug, PartialEq)]
@@ -53,17 +53,21 @@ pub(crate) fn parse(file: &[u8], limits: &Limits, context: &Context) -> Result<V
             "safetensors header: {length} bytes announced, {most} there"
         )));
     };
+    let not_json = |reason| context.format(format!("safetensors header: {reason}"));
+    check_depth(header, limits.max_json_depth).map_err(not_json)?;
     let (_, metadata) = SafeTensors::read_metadata(file).map_err(|error| {
         context.format(format!(
             "safetensors header: {}",
             super::shown(&error.to_string())
         ))
     })?;
-    Json::parse(header).map_err(|reason| context.format(format!("safetensors header: {reason}")))?;
+    let names = metadata.offset_keys();
+    limits.check(names.len(), 0, context)?;
+    Json::parse(header, limits.max_json_depth).map_err(not_json)?;
 
     let start = PREFIX + header.len();
     let mut entries = Vec::new();
-    for name in metadata.offset_keys() {
+    for name in names {
         let Some(info) = metadata.info(&name) else {
             continue;
         };

@@ -21,8 +21,9 @@ pub(crate) enum Json {
 }
 
 impl Json {
-    /// Parses one document; nesting is limited by serde_json (128), size by the caller.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Json, String> {
+    /// Parses one document, of at most `max_depth` levels of lists and objects; size is limited by the caller.
+    pub(crate) fn parse(bytes: &[u8], max_depth: usize) -> Result<Json, String> {
+        check_depth(bytes, max_depth)?;
         serde_json::from_slice(bytes)
             .map_err(|error| format!("invalid JSON: {}", super::shown(&error.to_string())))
     }
@@ -37,6 +38,27 @@ impl Json {
             Json::Bool(true) | Json::Int(_) | Json::Float(_) => false,
         }
     }
+}
+
+/// Counts open brackets outside of strings, before any parser sees the text: parsers recurse, and allocate as they go.
+pub(crate) fn check_depth(bytes: &[u8], max_depth: usize) -> Result<(), String> {
+    let (mut depth, mut in_text, mut escaped) = (0usize, false, false);
+    for &byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'[' | b'{' if !in_text => depth += 1,
+            b']' | b'}' if !in_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > max_depth {
+            return Err(format!(
+                "invalid JSON: nested deeper than the limit of {max_depth} levels"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Short, for messages: scalars as they are, collections by kind.
@@ -128,7 +150,7 @@ mod tests {
             r#"{"\u0072": 8, "r": 8}"#,
         ] {
             assert!(
-                Json::parse(text.as_bytes())
+                Json::parse(text.as_bytes(), 32)
                     .unwrap_err()
                     .contains("duplicate key"),
                 "{text}"
@@ -140,16 +162,35 @@ mod tests {
     fn what_is_not_json() {
         let deep = "[".repeat(100_000);
         for text in ["", "{", "{}x", "NaN", "{\"a\": Infinity}", "\u{feff}{}", &deep] {
-            assert!(Json::parse(text.as_bytes()).is_err(), "{text:.20}");
+            assert!(Json::parse(text.as_bytes(), 32).is_err(), "{text:.20}");
         }
-        assert!(Json::parse(b"\"\xff\"").is_err());
+        assert!(Json::parse(b"\"\xff\"", 32).is_err());
+    }
+
+    #[test]
+    fn nesting_is_counted_outside_of_strings() {
+        for (text, depth) in [
+            ("1", 0),
+            ("[]", 1),
+            (r#"{"a": [1, {"b": []}], "c": [[]]}"#, 4),
+            (r#"["[[[[[", "\\", "\"[[[["]"#, 1),
+        ] {
+            assert!(Json::parse(text.as_bytes(), depth).is_ok(), "{text}");
+            let deeper = depth
+                .checked_sub(1)
+                .map(|depth| Json::parse(text.as_bytes(), depth));
+            assert!(
+                deeper.is_none_or(|parsed| parsed.unwrap_err().contains("nested deeper")),
+                "{text}"
+            );
+        }
     }
 
     #[test]
     fn numbers_keep_their_kind() {
-        let list = Json::parse(b"[8, 8.0, 8e0, -1, 18446744073709551615, 1e400]");
+        let list = Json::parse(b"[8, 8.0, 8e0, -1, 18446744073709551615, 1e400]", 32);
         assert!(list.is_err(), "1e400 is no number");
-        let list = Json::parse(b"[8, 8.0, -1, 18446744073709551615]").unwrap();
+        let list = Json::parse(b"[8, 8.0, -1, 18446744073709551615]", 32).unwrap();
         let expected = [
             Json::Int(8),
             Json::Float(8.0),

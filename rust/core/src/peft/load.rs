@@ -1,141 +1,143 @@
 //! From a source to a checked adapter.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use super::adapter::{Adapter, Limits, MemoryTensor, Module, SiteShape, Source, Store, TensorBytes};
+use super::adapter::{Adapter, MemoryTensor, Module, SiteShape, Source, Store, TensorBytes};
 use super::config::{self, Config};
+use super::file::{self, Reading};
+use super::folder::{io_error, Folder};
+use super::limits::Limits;
 use super::tensor_name::{self, Half};
-use super::{file, header, values, Context};
+use super::{header, values, Context, MEMORY};
 use crate::dtype::DType;
 use crate::error::Result;
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
-const MEMORY: &str = "<memory>";
+const PICKLED: &str = "adapter_model.bin";
 
 /// A tensor whose key and contents are still unchecked.
 struct Raw {
     name: String,
     dtype: String,
     shape: Vec<usize>,
-    data: TensorBytes,
+    data: Data,
+}
+
+/// Where a tensor's bytes are: at hand, or in a file of which only the head has been read.
+enum Data {
+    Here(TensorBytes),
+    InFile(Range<usize>),
+}
+
+impl Data {
+    fn len(&self) -> usize {
+        match self {
+            Data::Here(bytes) => bytes.len(),
+            Data::InFile(range) => range.len(),
+        }
+    }
+
+    /// The bytes, `file` being the whole file's; none that lie outside it.
+    fn bytes(self, file: &Arc<Store>) -> Option<TensorBytes> {
+        match self {
+            Data::Here(bytes) => Some(bytes),
+            Data::InFile(range) => TensorBytes::slice(file, range),
+        }
+    }
 }
 
 /// One half of a pair: its element type is known and its shape fits.
 struct Checked {
     name: String,
     dtype: DType,
-    data: TensorBytes,
+    data: Data,
 }
 
 /// Reads an adapter and checks all of it: name, options, header, keys, shapes, then values.
 ///
-/// Nothing is kept of an adapter that is refused. Errors: [`AdapterFormat`](crate::Error::AdapterFormat),
-/// [`AdapterUnsupported`](crate::Error::AdapterUnsupported), [`Io`](crate::Error::Io).
+/// Of a file, no more than the head is read before keys and shapes are known to fit the model. Nothing is kept of an
+/// adapter that is refused. Errors: [`AdapterFormat`](crate::Error::AdapterFormat), also of a file that changes
+/// meanwhile; [`AdapterUnsupported`](crate::Error::AdapterUnsupported), [`Io`](crate::Error::Io).
 pub fn parse(name: &str, source: Source<'_>, sites: &[SiteShape], limits: &Limits) -> Result<Adapter> {
     crate::name::check(name)?;
-    let (config, raw, context) = read(name, source, limits)?;
-    if let Some(layer) = config
-        .targets
-        .missing_layer(sites.iter().map(|site| site.path.as_str()))
-    {
-        return Err(context.format(format!(
-            "layers_to_transform: the model has no layer {layer} ({CONFIG})"
-        )));
-    }
-    let halves = place(raw, &config, sites, &context)?;
-    let modules = halves
-        .into_iter()
-        .map(|(site, pair)| join(site, pair, &config, sites, &context));
-    let modules = modules.collect::<Result<Vec<Module>>>()?;
-    if modules.is_empty() {
-        return Err(context.format("holds no tensors"));
-    }
-    let mut dtypes: Vec<DType> = modules.iter().map(|module| module.dtype).collect();
-    dtypes.sort_by_key(|dtype| *dtype as u8);
-    dtypes.dedup();
-    Ok(Adapter {
-        name: name.to_owned(),
-        bytes: modules
-            .iter()
-            .map(|module| (module.a.len() + module.b.len()) as u64)
-            .sum(),
-        max_rank: modules.iter().map(|module| module.rank).max().unwrap_or(0),
-        dtypes,
-        base_model: config.base_model,
-        modules,
-    })
-}
-
-/// The config, the tensors as they are, and the file that errors about tensors name.
-fn read(name: &str, source: Source<'_>, limits: &Limits) -> Result<(Config, Vec<Raw>, Context)> {
-    match source {
+    let (config_json, context) = match source {
         Source::Folder(folder) => {
-            std::fs::metadata(folder).map_err(|source| file::io(folder, source))?;
-            let path = folder.join(CONFIG);
-            let context = Context::new(name, path.display().to_string());
-            let text = file::read(&path, &context, limits.max_config_bytes)?;
-            let config = config::parse(&text, limits, &context)?;
-            let path = folder.join(TENSORS);
-            let context = Context::new(name, path.display().to_string());
-            let map = match file::map(&path, &context, limits.max_file_bytes) {
-                Err(error)
-                    if file::is_not_found(&error) && file::exists(&folder.join("adapter_model.bin")) =>
-                {
-                    let reason =
-                        "pickled tensors can run code when they are read; save the adapter as safetensors";
-                    let context = Context::new(name, folder.join("adapter_model.bin").display().to_string());
-                    return Err(context.unsupported("safe_serialization=False", reason));
-                }
-                map => map?,
-            };
-            let raw = from_safetensors(Store::Mapped(map), limits, &context)?;
-            Ok((config, raw, context))
+            std::fs::metadata(folder).map_err(|source| io_error(folder, source))?;
+            return from_folder(name, &Folder::Anywhere(folder), sites, limits);
         }
-        Source::Memory { config_json, tensors } => {
-            let context = Context::new(name, MEMORY);
-            let config = config::parse(config_json.as_bytes(), limits, &context)?;
-            let raw = tensors.into_iter().map(
-                |MemoryTensor {
-                     name,
-                     dtype,
-                     shape,
-                     data,
-                 }| Raw {
-                    name,
-                    dtype,
-                    shape,
-                    data: data.into(),
-                },
-            );
-            Ok((config, raw.collect(), context))
+        Source::Beneath(root, folder) => return from_folder(name, &root.folder(folder)?, sites, limits),
+        Source::Memory { config_json, .. } => (config_json.as_bytes(), Context::new(name, MEMORY)),
+        Source::Bytes { config_json, .. } => (config_json, Context::new(name, MEMORY)),
+    };
+    let config = config::parse(config_json, limits, &context)?;
+    let (raw, store) = match source {
+        Source::Memory { tensors, .. } => (in_memory(tensors, limits, &context)?, Vec::new()),
+        Source::Bytes { safetensors, .. } => (announced(&safetensors, limits, &context)?, safetensors),
+        Source::Folder(_) | Source::Beneath(..) => unreachable!("handled above"),
+    };
+    let pairs = place(raw, &config, sites, &context)?;
+    adapter(name, pairs, Store::Heap(store), config, sites, &context)
+}
+
+fn from_folder(name: &str, folder: &Folder<'_>, sites: &[SiteShape], limits: &Limits) -> Result<Adapter> {
+    let context = |file: &str| Context::new(name, folder.path(file).display().to_string());
+    let config_context = context(CONFIG);
+    let (text, stamp) = file::read(folder, CONFIG, &config_context, limits.max_config_bytes)?;
+    let config = config::parse(&text, limits, &config_context)?;
+    let tensors_context = context(TENSORS);
+    let mut reading = match Reading::open(folder, TENSORS, &tensors_context, limits.max_file_bytes) {
+        Err(error) if file::is_not_found(&error) && folder.metadata(PICKLED).is_ok() => {
+            let reason = "pickled tensors can run code when they are read; save the adapter as safetensors";
+            return Err(context(PICKLED).unsupported("safe_serialization=False", reason));
         }
-        Source::Bytes {
-            config_json,
-            safetensors,
-        } => {
-            let context = Context::new(name, MEMORY);
-            let config = config::parse(config_json, limits, &context)?;
-            let raw = from_safetensors(Store::Heap(safetensors), limits, &context)?;
-            Ok((config, raw, context))
-        }
+        opened => opened?,
+    };
+    let head = reading.head(limits.max_header_bytes.saturating_add(header::PREFIX as u64))?;
+    let raw = announced(head, limits, &tensors_context)?;
+    let pairs = place(raw, &config, sites, &tensors_context)?;
+    let (contents, _) = reading.finish()?;
+    file::unchanged(folder, CONFIG, &config_context, stamp)?;
+    adapter(
+        name,
+        pairs,
+        Store::Read(contents),
+        config,
+        sites,
+        &tensors_context,
+    )
+}
+
+/// The tensors of a state dict, held to the same limits as a file.
+fn in_memory(tensors: Vec<MemoryTensor>, limits: &Limits, context: &Context) -> Result<Vec<Raw>> {
+    let bytes = tensors.iter().map(|tensor| tensor.data.len() as u64).sum();
+    limits.check(tensors.len(), bytes, context)?;
+    Ok(tensors.into_iter().map(here).collect())
+}
+
+fn here(tensor: MemoryTensor) -> Raw {
+    Raw {
+        name: tensor.name,
+        dtype: tensor.dtype,
+        shape: tensor.shape,
+        data: Data::Here(tensor.data.into()),
     }
 }
 
-fn from_safetensors(store: Store, limits: &Limits, context: &Context) -> Result<Vec<Raw>> {
-    let entries = header::parse(&store, limits, context)?;
-    let store = Arc::new(store);
-    let raw = |entry: header::Entry| match TensorBytes::slice(&store, entry.range) {
-        Some(data) => Ok(Raw {
-            name: entry.name,
-            dtype: entry.dtype,
-            shape: entry.shape,
-            data,
-        }),
-        None => Err(context.tensor(&entry.name, "its data lies outside the file")),
+/// The tensors that a safetensors file announces.
+fn announced(file: &[u8], limits: &Limits, context: &Context) -> Result<Vec<Raw>> {
+    let raw = |entry: header::Entry| Raw {
+        name: entry.name,
+        dtype: entry.dtype,
+        shape: entry.shape,
+        data: Data::InFile(entry.range),
     };
-    entries.into_iter().map(raw).collect()
+    Ok(header::parse(file, limits, context)?
+        .into_iter()
+        .map(raw)
+        .collect())
 }
 
 type Pair = [Option<Checked>; 2];
@@ -147,6 +149,12 @@ fn place(
     sites: &[SiteShape],
     context: &Context,
 ) -> Result<Vec<(usize, Pair)>> {
+    let paths = sites.iter().map(|site| site.path.as_str());
+    if let Some(layer) = config.targets.missing_layer(paths) {
+        return Err(context.format(format!(
+            "layers_to_transform: the model has no layer {layer} ({CONFIG})"
+        )));
+    }
     let index: HashMap<&str, usize> = sites
         .iter()
         .enumerate()
@@ -206,8 +214,48 @@ fn place(
     Ok(pairs)
 }
 
+/// Makes the adapter of its placed tensors; `store` holds those that are ranges of a file.
+fn adapter(
+    name: &str,
+    pairs: Vec<(usize, Pair)>,
+    store: Store,
+    config: Config,
+    sites: &[SiteShape],
+    context: &Context,
+) -> Result<Adapter> {
+    let store = Arc::new(store);
+    let modules = pairs
+        .into_iter()
+        .map(|(site, pair)| join(site, pair, &store, &config, sites, context));
+    let modules = modules.collect::<Result<Vec<Module>>>()?;
+    if modules.is_empty() {
+        return Err(context.format("holds no tensors"));
+    }
+    let mut dtypes: Vec<DType> = modules.iter().map(|module| module.dtype).collect();
+    dtypes.sort_by_key(|dtype| *dtype as u8);
+    dtypes.dedup();
+    Ok(Adapter {
+        name: name.to_owned(),
+        bytes: modules
+            .iter()
+            .map(|module| (module.a.len() + module.b.len()) as u64)
+            .sum(),
+        max_rank: modules.iter().map(|module| module.rank).max().unwrap_or(0),
+        dtypes,
+        base_model: config.base_model,
+        modules,
+    })
+}
+
 /// Makes a module of two halves: both there, every value finite, one element type.
-fn join(at: usize, pair: Pair, config: &Config, sites: &[SiteShape], context: &Context) -> Result<Module> {
+fn join(
+    at: usize,
+    pair: Pair,
+    store: &Arc<Store>,
+    config: &Config,
+    sites: &[SiteShape],
+    context: &Context,
+) -> Result<Module> {
     let site = &sites[at];
     let (a, b) = match pair {
         [Some(a), Some(b)] => (a, b),
@@ -215,16 +263,19 @@ fn join(at: usize, pair: Pair, config: &Config, sites: &[SiteShape], context: &C
         [_, Some(b)] => return Err(context.tensor(&b.name, format!("{} has no lora_A", site.path))),
         [None, None] => return Err(context.format(format!("{} has neither lora_A nor lora_B", site.path))),
     };
-    for half in [&a, &b] {
-        if let Some(element) = values::first_non_finite(half.dtype, &half.data) {
-            return Err(context.tensor(&half.name, format!("element {element} is NaN or infinite")));
-        }
-    }
     // Two types can't share a table entry; f32 holds every value of either.
     let dtype = if a.dtype == b.dtype { a.dtype } else { DType::F32 };
-    let convert = |half: Checked| match half.dtype == dtype {
-        true => half.data,
-        false => values::widen(half.dtype, &half.data).into(),
+    let checked = |half: Checked| {
+        let Some(data) = half.data.bytes(store) else {
+            return Err(context.tensor(&half.name, "its data lies outside the file"));
+        };
+        if let Some(element) = values::first_non_finite(half.dtype, &data) {
+            return Err(context.tensor(&half.name, format!("element {element} is NaN or infinite")));
+        }
+        Ok(match half.dtype == dtype {
+            true => data,
+            false => values::widen(half.dtype, &data).into(),
+        })
     };
     Ok(Module {
         site: at,
@@ -234,8 +285,8 @@ fn join(at: usize, pair: Pair, config: &Config, sites: &[SiteShape], context: &C
         out_features: site.out_features,
         scaling: config.scaling(&site.path),
         dtype,
-        a: convert(a),
-        b: convert(b),
+        a: checked(a)?,
+        b: checked(b)?,
     })
 }
 

@@ -3,8 +3,10 @@
 pub mod adapter;
 mod config;
 mod file;
+mod folder;
 mod header;
 mod json;
+mod limits;
 mod load;
 mod pattern;
 mod reader;
@@ -12,11 +14,16 @@ mod targets;
 mod tensor_name;
 mod values;
 
-pub use adapter::{Adapter, Limits, MemoryTensor, Module, SiteShape, Source, TensorBytes};
+pub use adapter::{Adapter, MemoryTensor, Module, SiteShape, Source, TensorBytes};
+pub use folder::Root;
+pub use limits::Limits;
 pub use load::parse;
 pub(crate) use values::to_f32;
 
 use crate::error::Error;
+
+/// The file that errors about an adapter in memory name.
+const MEMORY: &str = "<memory>";
 
 /// The adapter and the file that an error is about.
 #[derive(Clone)]

@@ -2,8 +2,8 @@
 
 use regex::Regex;
 
-use super::adapter::Limits;
 use super::json::Json;
+use super::limits::Limits;
 use super::pattern::Pattern;
 use super::targets::{Modules, Targets};
 use super::Context;

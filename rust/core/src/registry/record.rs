@@ -70,6 +70,8 @@ pub struct AdapterRecord {
     /// Changes with whatever a token's bits depend on, weights or gate; only ever grows, over all adapters,
     /// so that a generation names one state of one adapter.
     pub generation: u64,
+    /// Names one state of the weights alone: a change of gates keeps it.
+    pub weights: u64,
     /// The slot: its row in gate and table tensors.
     pub slot: usize,
     /// First page of its run.

@@ -15,6 +15,8 @@ pub enum Intent {
     Load,
     /// New weights for a live adapter, which keeps its name, id and pin.
     Reload,
+    /// The same, if the adapter's generation is this one: nobody has changed it since the caller looked.
+    ReloadIf(u64),
 }
 
 /// A slot and a run of pages that no reader can see. Dropping it gives them back: nothing has happened.
@@ -117,11 +119,11 @@ impl Reservation {
             rows: Arc::new(rows),
         });
         let record = writer.record(&entry);
-        shared.change(&mut writer, |entries| {
+        shared.change(&mut writer, |next| {
             if let Some((_, slot)) = replaced {
-                entries[slot] = None;
+                next.entries[slot] = None;
             }
-            entries[record.slot] = Some(entry);
+            next.entries[record.slot] = Some(entry);
         });
         record
     }

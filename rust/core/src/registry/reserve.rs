@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::capacity::Old;
+use super::names::in_use;
 use super::reservation::{Claim, Intent, Reservation};
 use super::space::Shortage;
 use super::writer::{busy, Pending, Writer};
 use super::Shared;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::rows::Need;
 use crate::snapshot::Entry;
 
@@ -16,14 +17,22 @@ pub(super) fn reserve(shared: &Arc<Shared>, name: &str, need: Need, intent: Inte
     if writer.pending.contains_key(name) {
         return Err(busy(name));
     }
+    shared.no_alias(name)?;
     let live = shared.published.load().find(name).cloned();
     let old = match (intent, live) {
         (Intent::Load, Ok(_)) => {
             let reason = "a live adapter has this name; use reload_adapter to replace it".to_owned();
-            let adapter = name.to_owned();
-            return Err(Error::AdapterInUse { adapter, reason });
+            return Err(in_use(name, reason));
         }
-        (Intent::Reload, Err(unknown)) => return Err(unknown),
+        (Intent::Reload | Intent::ReloadIf(_), Err(unknown)) => return Err(unknown),
+        (Intent::ReloadIf(expected), Ok(old)) if old.generation != expected => {
+            let found = old.generation;
+            let reason = format!(
+                "its generation is {found}, where {expected} was expected: it was changed meanwhile; look at it again \
+                 before replacing it"
+            );
+            return Err(in_use(name, reason));
+        }
         (_, live) => live.ok(),
     };
     let claim = match (shared.pool.take(need), old) {
@@ -38,6 +47,7 @@ pub(super) fn reserve(shared: &Arc<Shared>, name: &str, need: Need, intent: Inte
     let withdrawn = claim.withdrawn.as_ref();
     let pending = Pending {
         intent,
+        slots: 1,
         rank_rows: claim.rows.cost + withdrawn.map_or(0, |old| old.rows.cost),
         pinned: withdrawn.is_some_and(|old| writer.pinned.contains(&old.id)),
     };
@@ -68,14 +78,14 @@ impl Shared {
         }
         let record = writer.record(&old);
         writer.withdrawn.insert(Arc::clone(&name), record);
-        self.change(writer, |entries| entries[old.slot()] = None);
+        self.change(writer, |next| next.entries[old.slot()] = None);
         // A reader may have come between the look above and the change. After it none can: if nobody else has
         // the generation now, nobody will.
         let old = match unshared(old) {
             Ok(old) => old,
             Err(old) => {
                 writer.withdrawn.remove(&name);
-                self.change(writer, |entries| entries[old.slot()] = Some(Arc::clone(&old)));
+                self.change(writer, |next| next.entries[old.slot()] = Some(Arc::clone(&old)));
                 return Err(self.capacity(writer, &name, need, shortage, Old::Held(&old)));
             }
         };
@@ -98,7 +108,7 @@ impl Shared {
     pub(super) fn restore(&self, writer: &mut Writer, old: Entry) {
         let old = Arc::new(old);
         writer.withdrawn.remove(&old.name);
-        self.change(writer, |entries| entries[old.slot()] = Some(Arc::clone(&old)));
+        self.change(writer, |next| next.entries[old.slot()] = Some(Arc::clone(&old)));
     }
 
     /// Whether anything but the published snapshot, held by nobody, and `old` itself leads to its place.

@@ -25,7 +25,7 @@ pub struct Usage {
 pub struct RegistryStats {
     /// The published snapshot's version.
     pub version: u64,
-    /// Handles on snapshots outside the registry.
+    /// Requests that hold adapters, and handles on snapshots outside the registry.
     pub readers: usize,
     /// Slots, without the base's.
     pub slots: Usage,
@@ -37,11 +37,13 @@ pub struct RegistryStats {
     pub free_pages: usize,
     /// The largest run of free pages.
     pub largest_run_pages: usize,
+    /// Pages that were ever taken, and so are the process' memory.
+    pub touched_pages: usize,
 }
 
 impl Shared {
     pub(super) fn stats(&self, writer: &Writer) -> RegistryStats {
-        let readers = writer.readers();
+        let readers = self.readers(writer);
         let snapshot = self.published.load();
         let (mut slots, mut rows) = (Usage::default(), Usage::default());
         for entry in snapshot.entries() {
@@ -53,7 +55,7 @@ impl Shared {
             }
         }
         for pending in writer.pending.values() {
-            slots.pending += 1;
+            slots.pending += pending.slots;
             rows.pending += pending.rank_rows;
             if pending.pinned {
                 slots.pinned += 1;
@@ -75,6 +77,7 @@ impl Shared {
             pages: pool.rows.total_pages(),
             free_pages: pool.rows.free_pages(),
             largest_run_pages: pool.rows.largest_run(&(0..0)),
+            touched_pages: pool.rows.touched_pages(),
         }
     }
 }

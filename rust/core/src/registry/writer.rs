@@ -24,6 +24,8 @@ pub(crate) struct Writer {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pending {
     pub(crate) intent: Intent,
+    /// Slots that no live adapter has.
+    pub(crate) slots: usize,
     /// Rank rows charged to it, those of the generation it took the place of included.
     pub(crate) rank_rows: usize,
     /// Whether it took the place of a generation that is pinned.
@@ -74,6 +76,7 @@ impl Writer {
             name: entry.name().to_owned(),
             id: entry.id,
             generation: entry.generation,
+            weights: entry.rows.ticket,
             slot: entry.slot(),
             page_start: entry.page_start(),
             pages: entry.pages(),

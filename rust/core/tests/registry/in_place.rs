@@ -63,7 +63,7 @@ fn it_is_out_of_sight_and_comes_back_when_dropped() {
         (16, 16, 16)
     );
     for refused in [
-        registry.unload("0"),
+        registry.unload("0").map(drop),
         registry.pin("0", false),
         again(&registry, "0", 8).map(drop),
     ] {
@@ -156,11 +156,12 @@ fn readers_keep_it_and_the_error_says_so() {
         before,
         "nothing happened"
     );
-    // A gate change makes a generation in the same place; the reader of the one before still reads the rows.
-    registry.set_gate("0", GateKind::Fitted, true).unwrap();
+    // A gate change makes a generation over the same rows, which the reader of the one before still reads.
+    let gates = registry.reserve_gates(&["0".to_owned()], false).unwrap();
+    registry.publish_gates(gates, &[(GateKind::Fitted, true)], None);
     assert!(matches!(
         again(&registry, "0", 16),
-        Err(Error::Capacity { held: 16, .. })
+        Err(Error::Capacity { what: "slots", .. })
     ));
     drop(reader);
     assert!(again(&registry, "0", 16).unwrap().in_place());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use meteora_core::registry::{Intent, Registry, RegistryConfig, Reservation};
+use meteora_core::registry::{GateKind, Intent, Registry, RegistryConfig, Reservation};
 use meteora_core::rows::Need;
 use meteora_core::snapshot::Snapshot;
 use meteora_core::Error;
@@ -79,12 +79,21 @@ impl Model {
         let cost = need.rank_rows;
         let slot = (0..SLOTS).find(|slot| self.places(None).iter().all(|place| place.slot != *slot));
         if let (Some(slot), Some(run)) = (slot, self.first_fit(None, need)) {
-            return Expected::Fresh(Place { slot, run, cost });
+            let rows = Rc::default();
+            return Expected::Fresh(Place {
+                slot,
+                run,
+                cost,
+                rows,
+            });
         }
         let Some(Generation { place: own, .. }) = live else {
             return Expected::Full;
         };
-        let reads = |live: &Live| live.values().any(|generation| Rc::ptr_eq(&generation.place, own));
+        let reads = |live: &Live| {
+            live.values()
+                .any(|generation| Rc::ptr_eq(&generation.place.rows, &own.rows))
+        };
         if self.held.iter().any(|(_, live)| reads(live)) {
             return Expected::Full;
         }
@@ -94,11 +103,13 @@ impl Model {
                 slot: own.slot,
                 run: own.run.start..own.run.start + need.pages,
                 cost,
+                rows: Rc::default(),
             }),
             Some(run) => Expected::InPlace(Place {
                 slot: own.slot,
                 run,
                 cost,
+                rows: Rc::default(),
             }),
             None => Expected::Full,
         }
@@ -179,6 +190,36 @@ impl Model {
             (generation.id, generation.number, generation.pinned)
         );
         self.live.insert(name, generation);
+    }
+
+    /// New gates: where they are if nobody reads, else in a slot of their own over the same rows.
+    pub fn gate(&mut self, name: String, routable: bool) {
+        let quiet = self.held.is_empty();
+        let slot = (0..SLOTS).find(|slot| self.places(None).iter().all(|place| place.slot != *slot));
+        let number = self.generations + 1;
+        let before = self.registry.stats().version;
+        let reserved = self.registry.reserve_gates(std::slice::from_ref(&name), false);
+        let place = match (self.settled(&name), quiet, slot) {
+            (Ok(live), true, _) => Rc::clone(&live.place),
+            (Ok(live), false, Some(slot)) => Rc::new(Place {
+                slot,
+                run: live.place.run.clone(),
+                cost: live.place.cost,
+                rows: Rc::clone(&live.place.rows),
+            }),
+            (Ok(_), false, None) | (Err(true), ..) => {
+                assert!(matches!(reserved, Err(Error::AdapterInUse { .. })));
+                return assert_eq!(self.registry.stats().version, before);
+            }
+            (Err(false), ..) => return assert!(matches!(reserved, Err(Error::AdapterNotFound { .. }))),
+        };
+        let reserved = reserved.unwrap();
+        assert_eq!((reserved.slots(), reserved.in_place()), (vec![place.slot], quiet));
+        self.registry
+            .publish_gates(reserved, &[(GateKind::Fitted, routable)], None);
+        let live = self.settled(&name).unwrap();
+        (live.routable, live.number, live.place) = (routable, number, place);
+        self.generations = number;
     }
 
     /// The live generation that may be changed, or whether its name is in use rather than unknown.

@@ -17,6 +17,8 @@ pub struct Place {
     pub slot: usize,
     pub run: Range<usize>,
     pub cost: usize,
+    /// The same for generations that share their rows.
+    pub rows: Rc<()>,
 }
 
 impl Model {
@@ -45,7 +47,16 @@ impl Model {
 
     /// Rank rows in use: a reload in place is charged the dearer of its two runs.
     pub fn cost(&self, but: Option<&Rc<Place>>) -> usize {
-        let all: usize = self.places(but).iter().map(|place| place.cost).sum();
+        let places = self.places(but);
+        let first = |i: usize| {
+            places[..i]
+                .iter()
+                .all(|other| !Rc::ptr_eq(&other.rows, &places[i].rows))
+        };
+        let all: usize = (0..places.len())
+            .filter(|&i| first(i))
+            .map(|i| places[i].cost)
+            .sum();
         let twice = self
             .pending
             .iter()

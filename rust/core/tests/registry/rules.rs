@@ -1,6 +1,6 @@
 //! Each rule by itself.
 
-use meteora_core::registry::{GateKind, Intent};
+use meteora_core::registry::Intent;
 use meteora_core::rows::Need;
 use meteora_core::{DType, Error, Result};
 
@@ -62,7 +62,7 @@ fn a_live_name_is_not_loaded_again() {
         Err(Error::AdapterNotFound { .. })
     ));
     assert!(matches!(
-        registry.set_gate("law", GateKind::Arrow, true),
+        registry.reserve_gates(&["law".to_owned()], false),
         Err(Error::AdapterNotFound { .. })
     ));
 }
@@ -82,7 +82,10 @@ fn one_change_of_a_name_at_a_time() {
     in_use(registry.reserve("math", need, Intent::Reload), "another call");
     in_use(registry.unload("math"), "another call");
     in_use(registry.pin("math", true), "another call");
-    in_use(registry.set_gate("math", GateKind::None, false), "another call");
+    in_use(
+        registry.reserve_gates(&["math".to_owned()], false),
+        "another call",
+    );
     drop(second);
     registry.unload("math").unwrap();
 }
@@ -119,30 +122,6 @@ fn a_dropped_reservation_leaves_nothing() {
     });
     assert!(panicked.join().is_err());
     assert_eq!(state(&registry), before);
-}
-
-#[test]
-fn a_gate_change_is_a_new_generation_in_the_same_place() {
-    let registry = registry(2, 16);
-    let old = load(&registry, "math", 8).unwrap();
-    let before = registry.snapshot();
-    let new = registry.set_gate("math", GateKind::None, true).unwrap();
-    assert_eq!(
-        (new.id, new.slot, new.page_start),
-        (old.id, old.slot, old.page_start)
-    );
-    assert!(new.generation > old.generation);
-    registry.set_base_routable(true);
-    let after = registry.snapshot();
-    assert!(before.version() < after.version());
-    assert_eq!(before.candidates(), [0b001]);
-    assert_eq!(
-        after.candidates(),
-        [0b100],
-        "without a gate it is no candidate; the base is the last slot"
-    );
-    drop((before, after));
-    assert_eq!(registry.stats().rank_rows.live, 8, "one place, charged once");
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl Memory {
 fn change(registry: &Registry, memory: &Memory, stamp: u64) -> Result<bool, Error> {
     let name = NAMES[(stamp / 7 % 4) as usize];
     let intent = match stamp % 7 {
-        0 => return registry.unload(name).map(|()| true),
+        0 => return registry.unload(name).map(|_| true),
         1..=3 => Intent::Load,
         _ => Intent::Reload,
     };

@@ -47,7 +47,8 @@ fn snapshot(adapters: &[Kind], base_routable: bool) -> Arc<Snapshot> {
     {
         registry.unload(&slot.to_string()).unwrap();
     }
-    registry.set_base_routable(base_routable);
+    let gates = registry.reserve_gates(&[], base_routable).unwrap();
+    registry.publish_gates(gates, &[], Some(base_routable));
     registry.snapshot()
 }
 
@@ -125,10 +126,10 @@ fn record_of(plan: &RoutePlan, token: usize, tokens: usize) -> &[i32] {
 fn meanings(plan: &RoutePlan) -> Vec<Meaning> {
     let rows = plan.row_route.len();
     (0..rows)
-        .map(|row| meaning(record_of(plan, row, rows), plan.snapshot.slots()))
+        .map(|row| meaning(record_of(plan, row, rows), (plan.width - 2) / 2))
         .collect()
 }
 
 fn one(snapshot: &Arc<Snapshot>, route: Route) -> Meaning {
-    meanings(&plan(Arc::clone(snapshot), &[route]).unwrap()).remove(0)
+    meanings(&plan(snapshot, &[route]).unwrap()).remove(0)
 }

@@ -73,7 +73,7 @@ proptest! {
         let snapshot = snapshot(&adapters, base_routable);
         let expected: Option<Vec<Meaning>> =
             routes.iter().map(|route| expected(&adapters, base_routable, route)).collect();
-        match (plan(snapshot, &routes), expected) {
+        match (plan(&snapshot, &routes), expected) {
             (Ok(plan), Some(expected)) => {
                 prop_assert_eq!(meanings(&plan), &expected[..]);
                 let distinct: BTreeSet<String> = expected.iter().map(|m| format!("{m:?}")).collect();

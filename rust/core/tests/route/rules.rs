@@ -13,7 +13,7 @@ use super::{auto, mix, named, one, only, record_of, snapshot, Meaning};
 #[track_caller]
 fn refused(snapshot: &Arc<Snapshot>, route: Route, hints: &[&str]) {
     // In row 1, behind a row that is right.
-    match plan(Arc::clone(snapshot), &[Route::Base, route]) {
+    match plan(snapshot, &[Route::Base, route]) {
         Err(Error::Route(message)) => {
             for hint in ["row 1"].iter().chain(hints) {
                 assert!(message.contains(hint), "{message}");
@@ -71,7 +71,7 @@ fn fixed_weights_come_with_ascending_slots() {
 fn unknown_names_are_not_found_anywhere() {
     let adapters = snapshot(&[Routable, Absent], false);
     for route in [named("1"), only(&["0", "1"]), mix(&[("0", 0.5), ("1", 0.0)])] {
-        match plan(Arc::clone(&adapters), &[route]) {
+        match plan(&adapters, &[route]) {
             Err(Error::AdapterNotFound { name, known }) => {
                 assert_eq!((name.as_str(), known), ("1", vec!["0".into()]))
             }
@@ -83,7 +83,7 @@ fn unknown_names_are_not_found_anywhere() {
 #[test]
 fn what_cannot_be_followed_is_refused() {
     let adapters = snapshot(&[Routable, Named], true);
-    assert!(matches!(plan(Arc::clone(&adapters), &[]), Err(Error::Route(_))));
+    assert!(matches!(plan(&adapters, &[]), Err(Error::Route(_))));
     refused(&adapters, only(&[]), &["only=[]"]);
     refused(&adapters, only(&["0", "1"]), &["\"1\"", "no gate", "by name"]);
     refused(&adapters, mix(&[]), &["empty"]);
@@ -104,7 +104,7 @@ fn equal_routes_share_a_record() {
         Route::Base,
         auto(),
     ];
-    let plan = plan(adapters, &routes).unwrap();
+    let plan = plan(&adapters, &routes).unwrap();
     assert_eq!(
         plan.row_route,
         [0, 1, 0, 1, 2, 0],
@@ -121,7 +121,7 @@ fn a_plan_keeps_its_adapters() {
         pool_rank: 8,
         element_size: 2,
     });
-    let plan = plan(registry.snapshot(), &[Route::Base]).unwrap();
+    let plan = plan(&registry.snapshot(), &[Route::Base]).unwrap();
     assert_eq!(registry.readers(), 1);
     assert!(plan.all_base);
     drop(plan);
@@ -129,9 +129,29 @@ fn a_plan_keeps_its_adapters() {
 }
 
 #[test]
+fn a_request_keeps_what_it_can_reach_and_no_more() {
+    let adapters = snapshot(&[Routable, Named, Routable, Absent], true);
+    let kept = |routes: &[Route]| -> Vec<usize> {
+        let plan = plan(&adapters, routes).unwrap();
+        plan.held.entries().iter().map(|entry| entry.slot()).collect()
+    };
+    assert!(kept(&[Route::Base]).is_empty());
+    assert_eq!(kept(&[named("1")]), [1]);
+    assert_eq!(
+        kept(&[auto()]),
+        [0, 2],
+        "what the gates can't choose isn't kept for them"
+    );
+    assert_eq!(kept(&[only(&["2"])]), [2]);
+    let mix = mix(&[("0", 0.5), ("2", 0.0)]);
+    assert_eq!(kept(std::slice::from_ref(&mix)), [0]);
+    assert_eq!(kept(&[only(&["2"]), Route::Base, mix]), [0, 2]);
+}
+
+#[test]
 fn rows_that_were_expanded_keep_their_routes() {
     let adapters = snapshot(&[Routable, Routable], false);
-    let plan = plan(adapters, &[named("0"), Route::Base, named("1")]).unwrap();
+    let plan = plan(&adapters, &[named("0"), Route::Base, named("1")]).unwrap();
     for (rows, repeat) in [(3, 1), (6, 2), (12, 4)] {
         let tokens = rows * 5;
         for token in 0..tokens {

@@ -1,0 +1,155 @@
+"""What transformers' Trainer trains: the gates of the attached sites, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from meteora_rs import ops
+from meteora_rs.context import Plan
+from meteora_rs.ops.layout import ENTRY_WIDTH, KIND_ABS, auto_record
+from meteora_rs.routes import BASE, Mix
+from meteora_rs.site import Site, held
+
+from .gate_loss import gate_loss
+from .lm_loss import lm_loss
+
+if TYPE_CHECKING:
+    from meteora_rs.meteora import Meteora
+
+Rows = Mapping[str, Mapping[str, tuple[Tensor, float]]]
+
+COLD_SPREAD = 1e-3
+"""Standard deviation of a cold start: all classes are about as likely, and no two tie."""
+
+
+class SiteGates(nn.Module):
+    """One gate for each input group: `weights[g] [C, in]` and `biases[g] [C]`, float32; C classes.
+
+    The sites of a group (q, k, v; gate, up) get the same rows, so that one evaluation serves them all as ever.
+    The model itself is no submodule: checkpoints hold the gates alone, and no optimizer sees anything else.
+    """
+
+    def __init__(self, meteora: Meteora, names: Sequence[str], start: Rows | None, top_k: int, seed: int) -> None:
+        super().__init__()
+        self.names = list(names)
+        self._meteora = meteora
+        self._top_k = top_k
+        self._total_sites = len(meteora.sites)
+        self.group_sizes = {group.leader.group: len(group.sites) for group in meteora.groups}
+        self.paths = [group.leader.path for group in meteora.groups]
+        draw = torch.Generator().manual_seed(seed)
+        weights, biases = [], []
+        for group in meteora.groups:
+            path = group.leader.path
+            if start is None:
+                weights.append(torch.randn(len(names), group.leader.in_features, generator=draw) * COLD_SPREAD)
+                biases.append(torch.zeros(len(names)))
+            else:
+                weights.append(torch.stack([start[name][path][0].cpu() for name in names]))
+                biases.append(torch.tensor([start[name][path][1] for name in names]))
+        self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
+
+    @property
+    def through_model(self) -> bool:
+        """Whether any gradient passes through the model.
+
+        With one adapter a token its weight is 1 whatever the logits are, so neither term has one: the gates then
+        train on what a forward pass without a graph shows, exactly as with it.
+        """
+        return self._top_k > 1
+
+    def forward(self, targets: Tensor, labels: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The language-model loss (mean over the responses' tokens) and the gate loss of a batch (see `data.collate`).
+
+        The gate loss is the mean over all sites and all tokens that are no pads.
+        """
+        context = self._meteora._context
+        plan = self._plan()
+        step = _Step(self, plan, inputs["attention_mask"], labels)
+        graph = nullcontext() if self.through_model else torch.no_grad()
+        with graph, context.enter(plan.taken_over(step), "training"):
+            loss = lm_loss(self._meteora.model, inputs, targets)
+        return loss, step.finish().to(loss.device)
+
+    def _plan(self) -> Plan:
+        """The choice is left to the gates, among all classes: also those that no request could choose yet."""
+        adapters = Mix({name: 1.0 for name in self.names if name != BASE})  # on a snapshot that holds them
+        plan: Plan = self._meteora._context.plan([adapters], None, self._top_k)
+        n_slots = self._meteora._registry.slots
+        record = auto_record(slots_of(self.names, plan, n_slots), n_slots + 1)
+        plan.routes = torch.tensor([record, record], dtype=torch.int32)
+        return plan
+
+    def rows(self) -> dict[str, dict[str, tuple[Tensor, float]]]:
+        """The gates in the form of `Meteora.set_gates`."""
+        return {
+            name: {
+                path: (weight[place].detach().float().cpu().clone(), float(bias[place].detach()))
+                for path, weight, bias in zip(self.paths, self.weights, self.biases, strict=True)
+            }
+            for place, name in enumerate(self.names)
+        }
+
+
+def slots_of(names: Sequence[str], plan: Plan, n_slots: int) -> list[int]:
+    """The slot of each class in the plan's snapshot; the base gets one more than there are."""
+    slots = {name: slot for slot, name in plan.native.names()} | {BASE: n_slots}
+    return [slots[name] for name in names]
+
+
+class _Step:
+    """Computes the sites' parts of one forward pass with the gates in training, and sums the gate loss on the way.
+
+    A layer that is computed again in the backward pass comes by a second time; its loss has been counted then.
+    """
+
+    def __init__(self, gates: SiteGates, plan: Plan, mask: Tensor, labels: Tensor) -> None:
+        self._gates, self._plan = gates, plan
+        self._places = mask.reshape(-1).nonzero()[:, 0]
+        self._labels = labels.repeat_interleave(mask.shape[1])[self._places]
+        self._slots = torch.tensor(slots_of(gates.names, plan, gates._meteora._registry.slots))
+        self._sum: Tensor | None = None
+        self._counted: set[int] = set()
+        self._rows: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, site: Site, base: Tensor, x: Tensor) -> Tensor:
+        if site.leads:
+            self._begin_group(site, x)
+        assert self._rows is not None  # a group's leader is called first
+        plan, slots = self._plan, self._slots.to(x.device)
+        table = torch.cat([site.table, site.table.new_zeros(1, ENTRY_WIDTH)])
+        table[slots, 2] &= ~KIND_ABS  # the rows before may have been Arrow's
+        out = ops.gated_lora(
+            base, x, *self._rows, site.lora_A, site.lora_B_packed, table,
+            plan.row_route, plan.routes, plan.top_k, plan.temperature,
+        )  # fmt: skip
+        return held(out, plan)
+
+    def _begin_group(self, site: Site, x: Tensor) -> None:
+        weight = self._gates.weights[site.group].to(x.device)
+        bias = self._gates.biases[site.group].to(x.device)
+        through = self._gates.through_model
+        with torch.enable_grad():
+            loss = gate_loss(
+                x if through else x.detach(), weight, bias, self._labels.to(x.device), self._places.to(x.device)
+            )
+            if site.group not in self._counted:
+                self._counted.add(site.group)
+                share = loss * (self._gates.group_sizes[site.group] / self._gates._total_sites)
+                self._sum = share if self._sum is None else self._sum + share.to(self._sum.device)
+        slots, n_slots = self._slots.to(x.device), len(site.gate) + 1
+        self._rows = (
+            weight.new_zeros(n_slots, site.in_features).index_copy(0, slots, weight),
+            bias.new_zeros(n_slots).index_copy(0, slots, bias),
+        )
+
+    def finish(self) -> Tensor:
+        """The gate loss of the pass; the graph is not kept here, where the graph itself would keep it alive."""
+        assert self._sum is not None
+        total, self._sum, self._rows = self._sum, None, None
+        return total

@@ -1,0 +1,1 @@
+"""What an attached model can do, one concern a file; `meteora_rs.meteora.Meteora` is made of them."""

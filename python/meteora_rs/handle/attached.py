@@ -1,0 +1,102 @@
+"""What every part of the handle stands on: the model, its sites, and who is live."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, cast
+
+from torch import Tensor, nn
+
+from meteora_rs import _native
+from meteora_rs.config import MeteoraConfig
+from meteora_rs.context import RoutingContext
+from meteora_rs.errors import MeteoraError
+from meteora_rs.groups import InputGroup
+from meteora_rs.handle.forked import make_threads
+from meteora_rs.handle.record import AdapterRecord
+from meteora_rs.handle.times import Times
+from meteora_rs.patch import Patch
+from meteora_rs.site import Site
+
+if TYPE_CHECKING:
+    from meteora_rs.gates.fit.kept import KeptStatistics
+    from meteora_rs.meteora import Meteora
+
+
+class Attached:
+    """The state of a handle; the parts of `Meteora` are its subclasses."""
+
+    def __init__(self, patch: Patch, registry: _native.Registry, config: MeteoraConfig, element_size: int) -> None:
+        self.config = config
+        self.element_size = element_size
+        """Bytes of the element in which `config.pool_rank` is counted: the model's when it was attached."""
+        self.groups: list[InputGroup] = patch.groups
+        self.sites: list[Site] = patch.sites
+        self._patch = patch
+        self._registry = registry
+        self._context: RoutingContext = patch.context
+        # Whoever publishes holds it for that moment; what is long (parsing, writing) comes before. No request takes it.
+        self._writer: threading.Lock
+        self._loaders: ThreadPoolExecutor
+        make_threads(self)
+        self.times = Times()
+        """What each stage of the loads took."""
+        self.statistics: KeptStatistics | None = None
+        """What the last fit kept for adapters that come with a few examples (`load_adapter(gate=[…])`)."""
+
+    @property
+    def _whole(self) -> Meteora:
+        return cast("Meteora", self)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that this is attached to.
+
+        Raises:
+            MeteoraError: it has been detached.
+        """
+        return self._patch.model
+
+    def adapters(self) -> list[AdapterRecord]:
+        """The live adapters, in slot order."""
+        return [AdapterRecord(**record) for record in self._registry.records()]
+
+    def adapter(self, name: str) -> AdapterRecord:
+        """The live adapter of this name or alias.
+
+        Raises:
+            AdapterNotFoundError: no such adapter.
+        """
+        return AdapterRecord(**self._registry.record(name))
+
+    @property
+    def base_is_class(self) -> bool:
+        """Whether the gates may choose the base: tokens that belong to no adapter then get none."""
+        return self._registry.base_slot is not None
+
+    def _gate_rows(self, slot: int) -> dict[str, tuple[Tensor, float]]:
+        return {site.path: (site.gate[slot].detach().clone(), float(site.gate_bias[slot])) for site in self.sites}
+
+    def _share_gates(self, written: Mapping[int, list[bool]] | None = None) -> None:
+        """Note for each input group whether its rows are equal for all slots in use: one evaluation then serves.
+
+        `written`: by slot that is about to be published, `equal_gates` of it.
+        """
+        written = written or {}
+        readable = None  # running requests may hold slots that no live adapter has
+        if not self._registry.stats()["slots"]["held"]:
+            base_slots = range(self.config.max_adapters, self._registry.slots)
+            readable = {record.slot for record in self.adapters() if record.routable} | {*written, *base_slots}
+        for index, group in enumerate(self.groups):
+            for slot, equal in written.items():
+                group.note(slot, equal[index])
+            group.share(readable)
+
+    def _require_attached(self) -> None:
+        if not self._patch.active:
+            raise MeteoraError("this Meteora has been detached from its model; attach() again")
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Attached:
+        raise MeteoraError("a Meteora can't be copied: attach() to the copy of the model instead")

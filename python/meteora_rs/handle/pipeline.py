@@ -1,0 +1,139 @@
+"""One load, stage by stage: parse, check, reserve, write, publish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from meteora_rs import _native, gates
+from meteora_rs.errors import CapacityError
+from meteora_rs.gates import Gate
+from meteora_rs.gates.tensors import Row
+from meteora_rs.groups import equal_gates
+from meteora_rs.handle.cancel import Cancellation, Stopped
+from meteora_rs.handle.record import AdapterRecord
+from meteora_rs.source import AdapterSource, parse
+
+if TYPE_CHECKING:
+    from meteora_rs.handle.attached import Attached
+
+GIVEN = ("tensors", "fitted", "examples")
+"""Kinds of gate that a reload leaves as they are and a bundle holds; the others follow from the weights."""
+
+
+class Load:
+    """An adapter on its way in: all but the last step in any thread, without a lock that a request takes.
+
+    `prepare` parses, checks, reserves and writes; the long parts run without the GIL. `publish` is the one step after
+    which requests see it; before, `abandon` leaves nothing behind.
+    """
+
+    def __init__(
+        self,
+        meteora: Attached,
+        source: AdapterSource,
+        name: str,
+        gate: str | Mapping[str, Row] | None,
+        *,
+        revision: str | None = None,
+        reload: bool = False,
+        if_generation: int | None = None,
+        kind: str | None = None,
+        published: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._meteora, self._source, self._name, self._gate = meteora, source, name, gate
+        self._revision, self._reload, self._if_generation = revision, reload, if_generation
+        self._kind = kind
+        self._published = published
+        self._reservation: _native.Reservation | None = None
+
+    def prepare(self, cancellation: Cancellation) -> Load:
+        """Write the adapter where nobody reads; on any error nothing has happened.
+
+        Raises:
+            Stopped: cancelled. Others as `Meteora.load_adapter`.
+        """
+        meteora, times = self._meteora, self._meteora.times
+        if self._gate is None and not self._reload:
+            raise ValueError('gate must be "arrow", "none", a list of texts or a dict of tensors, not None')
+        with times.stage("parse"):
+            self._adapter = parse(meteora._registry, self._source, self._name, self._revision)
+        gate: Gate | None = None
+        if self._gate is not None:  # all checks that need no place come before there is one
+            gate = gates.resolve(self._gate, self._adapter, meteora.sites)
+            gate.kind = self._kind or gate.kind
+        cancellation.hold()
+        self._reservation = self._reserve()
+        try:
+            cancellation.writing(self._reservation)
+            self._prepared = gate or self._kept_gate()
+            with times.stage("pack"):
+                kernels = [site.kernel for site in meteora.sites]
+                if not self._reservation.write_rows(self._adapter, kernels):
+                    raise Stopped
+            if not self._reservation.in_place:
+                cancellation.check()
+            with times.stage("gate"):
+                self._prepared.write(self._reservation.slot)
+                self._equal = equal_gates(meteora.groups, self._reservation.slot)
+        except BaseException:
+            self.abandon()
+            raise
+        return self
+
+    def publish(self) -> AdapterRecord:
+        """Let requests that begin from now on see it.
+
+        Raises:
+            MeteoraError: the handle has been detached.
+        """
+        meteora, reservation = self._meteora, self._reservation
+        assert reservation is not None
+        try:
+            with meteora._writer, meteora.times.stage("publish"):
+                meteora._require_attached()  # the stages before take a while
+                meteora._share_gates({reservation.slot: self._equal})  # before a request can read the slot
+                kind = self._prepared.kind
+                record = meteora._registry.publish(reservation, self._adapter, kind, kind != "none")
+                meteora._share_gates()
+                meteora._context.refresh()
+                self._published()
+        finally:
+            self.abandon()
+        return AdapterRecord(**record)
+
+    def abandon(self) -> None:
+        """Give back what is not published."""
+        reservation, self._reservation = self._reservation, None
+        if reservation is not None:
+            reservation.abandon()
+
+    def cancelled(self) -> None:
+        """End it where nobody waits for it any more: what has been written over its own place must be published."""
+        if self._reservation is not None and self._reservation.in_place:
+            self.publish()
+        self.abandon()
+
+    def _reserve(self) -> _native.Reservation:
+        """A fresh place; for a reload without one its own, if nobody reads that."""
+        meteora = self._meteora
+        args = self._adapter, self._reload, self._if_generation
+        try:
+            return meteora._registry.reserve(*args)
+        except CapacityError:
+            if not self._reload:
+                raise
+        with meteora._writer:  # the default plan must not come back meanwhile
+            meteora._context.release_default()
+            try:
+                return meteora._registry.reserve(*args)
+            finally:
+                meteora._context.refresh()
+
+    def _kept_gate(self) -> Gate:
+        """The gate that the adapter has, for its new weights; it can't change meanwhile."""
+        old = self._meteora.adapter(self._name)
+        rows = self._meteora._gate_rows(old.slot) if old.gate in GIVEN else old.gate
+        gate = gates.resolve(rows, self._adapter, self._meteora.sites)
+        gate.kind = old.gate
+        return gate

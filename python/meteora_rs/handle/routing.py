@@ -1,0 +1,52 @@
+"""The block of `Meteora.routing`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ContextDecorator
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from meteora_rs.context import Block
+from meteora_rs.errors import MeteoraError
+from meteora_rs.handle.attached import Attached
+from meteora_rs.routes import Route
+
+
+class Routing(ContextDecorator):
+    """Routes in force from the entrance of the block, where they are looked up, to its exit; entered once."""
+
+    def __init__(
+        self, meteora: Attached, routes: Route | Sequence[Route], top_k: int | None, temperature: float | None
+    ) -> None:
+        self._meteora, self._routes = meteora, routes
+        self._top_k, self._temperature = top_k, temperature
+        self._block: Block | None = None
+
+    def __enter__(self) -> None:
+        """Look the routes up and put them in force."""
+        meteora, routes = self._meteora, self._routes
+        meteora._require_attached()
+        if self._block is not None:
+            raise MeteoraError("a routing() block is entered once; call routing() again")
+        changed: dict[str, Any] = {"top_k": self._top_k, "temperature": self._temperature}
+        replace(meteora.config, **{key: value for key, value in changed.items() if value is not None})  # checks them
+        listed: Sequence[Route] = [routes] if isinstance(routes, str) or not isinstance(routes, Sequence) else routes
+        context = meteora._context
+        current = context.current()
+        within = None if context.is_default() else current
+        plan = context.plan(listed, current.trace, self._top_k, self._temperature, within)
+        self._block = context.enter(plan, "routing")
+        self._block.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Put the routes before in force again."""
+        if self._block is not None:
+            self._block.__exit__()
+
+    def _recreate_cm(self) -> Routing:
+        """For each call of a function that this decorates, a block of its own."""
+        return Routing(self._meteora, self._routes, self._top_k, self._temperature)

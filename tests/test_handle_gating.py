@@ -1,0 +1,109 @@
+"""New gates while requests run: in slots of their own, over the same rows."""
+
+from __future__ import annotations
+
+import threading
+
+import meteora_rs
+import pytest
+import torch
+from meteora_rs import Auto, Meteora, MeteoraConfig
+from meteora_rs.errors import AdapterInUseError
+from tiny import adapter, equal, gate_rows, logits, prompt, tiny_model
+from transformers import PreTrainedModel
+
+IDS = prompt()
+
+
+@pytest.mark.parametrize("equal_rows", [True, False])
+def test_a_running_request_keeps_its_gates(loaded: Meteora, equal_rows: bool) -> None:
+    loaded.set_gates({name: gate_rows(loaded, seed) for seed, name in enumerate(("math", "law"))})
+    before, rows = logits(loaded.model, IDS), gate_rows(loaded, 9, equal=equal_rows)
+    old = loaded.adapter("math")
+    with loaded.routing(Auto()):
+        loaded.set_gates({"math": rows})
+        assert equal(logits(loaded.model, IDS), before)
+        assert loaded.stats().slots.held == 1
+    new = loaded.adapter("math")
+    assert (new.id, new.weights) == (old.id, old.weights)
+    assert new.slot != old.slot and new.generation > old.generation
+    assert loaded.stats().slots.held == 0
+    assert all(equal(loaded.gate_rows()["math"][path][0], row) for path, (row, _) in rows.items())
+    with loaded.routing("math"):
+        by_name = logits(loaded.model, IDS)
+    with loaded.routing(Auto(only=["math"])):
+        assert equal(logits(loaded.model, IDS), by_name)
+
+
+def test_the_base_changes_its_gates_as_well(loaded: Meteora) -> None:
+    never, always = (
+        {path: (torch.zeros_like(row), bias) for path, (row, _) in gate_rows(loaded, 1).items()} for bias in (-1e6, 1e6)
+    )
+    with loaded.routing("__base__"):
+        base = logits(loaded.model, IDS)
+    without = logits(loaded.model, IDS)
+    loaded.set_gates({"__base__": never})
+    with loaded.routing(Auto(), top_k=1):
+        first = logits(loaded.model, IDS)
+        loaded.set_gates({"__base__": always})
+        assert equal(logits(loaded.model, IDS), first)
+        with loaded.routing(Auto(), top_k=1):
+            assert equal(logits(loaded.model, IDS), base)
+            with pytest.raises(AdapterInUseError, match='"__base__" is in use: running requests hold its gate rows'):
+                loaded.set_gates({"__base__": never})
+            loaded.set_gates({"__base__": None})
+        assert not equal(first, base)
+    assert not loaded.base_is_class
+    assert equal(logits(loaded.model, IDS), without)
+
+
+def test_without_a_free_slot_it_says_so_and_changes_nothing(model: PreTrainedModel) -> None:
+    meteora = meteora_rs.attach(model, MeteoraConfig(max_adapters=2, pool_rank=16))
+    for seed, name in enumerate("ab"):
+        meteora.load_adapter(adapter(model, 8, seed=seed), name, gate=gate_rows(meteora, seed))
+    records, before = meteora.adapters(), logits(model, IDS)
+    with meteora.routing("a"):
+        with pytest.raises(AdapterInUseError, match="1 needed, 0 free"):
+            meteora.set_gates({"a": gate_rows(meteora, 5)})
+        with pytest.raises(AdapterInUseError, match="fit_gates tries gates on its way"):
+            meteora.fit_gates({"a": ["text"], "b": ["text"]}, base=None, tokenizer=object())
+    assert meteora.adapters() == records and equal(logits(model, IDS), before)
+    meteora.set_gates({"a": gate_rows(meteora, 5)})
+    assert not equal(logits(model, IDS), before)
+
+
+def test_changes_while_requests_never_stop() -> None:
+    """At each moment some request runs, and each sees one state of the gates."""
+    model = tiny_model()
+    meteora = meteora_rs.attach(model, MeteoraConfig(max_adapters=8, pool_rank=16))
+    states = []
+    for seed, name in enumerate("ab"):
+        meteora.load_adapter(adapter(model, 8, seed=seed), name, gate=gate_rows(meteora, seed))
+    for seed in (3, 5):
+        rows = {name: gate_rows(meteora, seed + place) for place, name in enumerate("ab")}
+        meteora.set_gates(rows)
+        with meteora.routing(Auto(), top_k=1):  # one adapter a token: no sum depends on the slots' order
+            states.append((rows, logits(model, IDS)))
+    stop, torn = threading.Event(), []
+
+    def read() -> None:
+        while not stop.is_set():
+            with meteora.routing(Auto(), top_k=1):
+                found = logits(model, IDS)
+            if not any(equal(found, each) for _, each in states):
+                torn.append(found)
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    refused = 0
+    for turn in range(60):
+        try:
+            meteora.set_gates(states[turn % 2][0])
+        except AdapterInUseError:
+            refused += 1
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not torn and refused < 60
+    assert meteora.stats().slots.free == 6

@@ -1,0 +1,59 @@
+"""Loads beside loads, and reloads of one generation only."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from meteora_rs import Meteora, MeteoraConfig, attach
+from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError
+from tiny import adapter, equal, logits, prompt, tiny_model
+from transformers import PreTrainedModel
+
+
+def test_compare_and_swap(loaded: Meteora) -> None:
+    first = loaded.adapter("math").generation
+    second = loaded.reload_adapter("math", adapter(loaded.model, 4, seed=7), if_generation=first)
+    with pytest.raises(AdapterInUseError, match=f"its generation is {second.generation}, where {first} was expected"):
+        loaded.reload_adapter("math", adapter(loaded.model, 4, seed=8), if_generation=first)
+    assert loaded.adapter("math") == second
+    with pytest.raises(AdapterNotFoundError):
+        loaded.reload_adapter("new", adapter(loaded.model), if_generation=first)
+
+
+def test_of_many_swaps_one_wins(loaded: Meteora) -> None:
+    generation = loaded.adapter("math").generation
+    start, won, lost = threading.Barrier(6), [], []
+
+    def swap(seed: int) -> None:
+        source = adapter(loaded.model, 4, seed=seed)
+        start.wait()
+        try:
+            won.append(loaded.reload_adapter("math", source, if_generation=generation))
+        except AdapterInUseError as error:
+            lost.append(error)
+
+    threads = [threading.Thread(target=swap, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1 and len(lost) == 5
+    assert loaded.adapter("math") == won[0]
+
+
+def test_loads_from_many_threads(model: PreTrainedModel) -> None:
+    meteora = attach(model, MeteoraConfig(max_adapters=12, pool_rank=96))
+    sources = [adapter(model, 8, seed=seed) for seed in range(12)]
+    threads = [
+        threading.Thread(target=meteora.load_adapter, args=(source, f"a{seed}")) for seed, source in enumerate(sources)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    alone = attach(tiny_model())
+    for seed, source in enumerate(sources):
+        alone.load_adapter(source, f"a{seed}")
+        with meteora.routing(f"a{seed}"), alone.routing(f"a{seed}"):
+            assert equal(logits(model, prompt()), logits(alone.model, prompt()))

@@ -1,0 +1,48 @@
+"""A short soak in every test run; `make soak` is the long one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from soak.alone import Alone
+from soak.cycles import cycles
+from soak.requests import Answer, Request
+from soak.run import Soak
+from soak.watch import PATIENCE, Watchdog, growth
+
+
+@pytest.mark.timeout(240)
+def test_answers_are_what_they_are_alone(tmp_path: Path) -> None:
+    report = Soak(tmp_path, seed=1).run(15)
+    assert report.answers > 50 and report.interrupted > 0
+    assert {"load", "reload", "unload", "set_gates", "load broken", "aload", "aload: cancelled"} <= set(report.changes)
+    assert report.rss_growth <= max(32 << 20, 3 * report.rss_noise)
+
+
+@pytest.mark.timeout(240)
+def test_a_thousand_loads_beside_a_running_generation(tmp_path: Path) -> None:
+    _, answers = cycles(tmp_path, 1000)
+    assert answers > 1
+
+
+def test_a_wrong_answer_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="not what it is alone"):
+        Alone().check(Answer(Request("__base__", seed=0), (), b"other"))
+
+
+def test_a_worker_that_stands_still_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    watchdog, now = Watchdog(), [0.0]
+    monkeypatch.setattr("soak.watch.time.monotonic", lambda: now[0])
+    try:
+        watchdog.look({"a": 1, "b": 1})
+        now[0] = PATIENCE + 1
+        with pytest.raises(TimeoutError, match="b stands still"):
+            watchdog.look({"a": 2, "b": 1})
+    finally:
+        watchdog.close()
+
+
+def test_growth_is_told_from_noise() -> None:
+    size, noise = growth([(float(at), 1000 * at + 10 * (at % 2)) for at in range(101)])
+    assert abs(size - 100_000) < 100 and noise < 10
