@@ -26,8 +26,8 @@
 // From sm_90 on, every launch but the first of a call may carry programmatic stream serialisation; kernels wait
 // (griddepcontrol.wait) before they read or write anything that another launch writes.
 //
-// Which form: `METEORA_DENSE_ROWS`, `METEORA_DECODE_TOKENS` below. All forms give a token the same choice, to the
-// bit, and the decode forms give it the same output, to the bit, whatever else is in the batch.
+// All forms give a token the same choice, to the bit, and the decode forms give it the same output, to the bit,
+// whatever else is in the batch.
 
 #ifndef METEORA_ABI_H
 #define METEORA_ABI_H
@@ -55,9 +55,11 @@ typedef unsigned long long uint64_t;
 #define METEORA_SCATTER_BYTES(slots) (8 * (slots) + 1024)
 #define METEORA_SHRINK_BYTES 49152
 
-// Up to this many tokens a call takes the decode path.
+// Which form to take, by the predictions of cuda/PREDICTED.md; nothing was measured.
+// Up to this many tokens: decode; more: prefill.
 #define METEORA_DECODE_TOKENS 64
-// Up to this many rank rows in the pool (times slices) the decode path takes its dense form.
+// Decode, dense form: up to this many tokens, and rank rows of all adapters that the routes admit, of all slices.
+#define METEORA_DENSE_TOKENS 4
 #define METEORA_DENSE_ROWS 256
 
 // One output slice of a site.

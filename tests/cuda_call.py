@@ -33,7 +33,8 @@ class Call(Structure):
                 *[(name, c_void_p) for name in WORKSPACE], ("first_token", c_int64), ("total_tokens", c_int64),
                 *[(name, c_int32) for name in ("tokens", "rows", "n_routes", "slots", "in_features", "places", "top_k",
                                                "pages", "u_stride", "n_slices")],
-                ("temperature", c_float), ("x_dtype", c_int16), ("y_dtype", c_int16), ("slices", Slice * MAX_SLICES)]  # fmt: skip
+                ("temperature", c_float), ("x_dtype", c_int16), ("y_dtype", c_int16),
+                ("slices", Slice * MAX_SLICES)]  # fmt: skip
 
 
 class LaunchConfig(Structure):
@@ -158,4 +159,3 @@ def launches(form: str, call: Call, blocks: int) -> list[tuple[str, Call, tuple[
             ("prefill_scatter", call, (up(t, 128), 1, n), 128, 8 * slots + 1024),
             ("prefill_shrink", call, (blocks, 1, n), 128, 49152),
             ("prefill_expand", call, (up(widest, 32), up(t, 64), n), 128, 0)]  # fmt: skip
-

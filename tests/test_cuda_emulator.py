@@ -64,7 +64,8 @@ def test_random_orders_show_what_hangs_on_one() -> None:
 
 
 def test_a_fault_says_where() -> None:
-    with pytest.raises(Fault, match=r"^planted_read_bug, block \(0, 0, 0\), thread 0: reads 2 bytes at x \+ 1136 of 1136"):
+    where = r"^planted_read_bug, block \(0, 0, 0\), thread 0: reads 2 bytes at x \+ 1136 of 1136"
+    with pytest.raises(Fault, match=where):
         run("read_bug")
 
 

@@ -94,8 +94,14 @@ def test_no_order_of_threads_and_blocks_changes_a_bit(form: str, seed: int) -> N
 def test_a_token_does_not_see_its_batch(dtype: torch.dtype) -> None:
     every, rows = records(9)
     case = make_case(ranks(9), every, rows, shape=(7, 3), d_in=133, d_out=65, x_dtype=dtype)
-    outputs = {form: run(case, form).y[0].view(7, 3, 65) for form in FORMS}
+    outcomes = {form: run(case, form) for form in FORMS}
+    outputs = {form: outcome.y[0].view(7, 3, 65) for form, outcome in outcomes.items()}
     assert equal(outputs["gather"], outputs["dense"])
+    for outcome in outcomes.values():
+        for token, count in enumerate(outcome.counts[0].tolist()):
+            assert outcomes["gather"].counts[0, token] == count
+            assert equal(outcome.slots[0, token, :count], outcomes["gather"].slots[0, token, :count])
+            assert equal(outcome.weights[0, token, :count], outcomes["gather"].weights[0, token, :count])
     for row, route in enumerate(rows):
         alone = replace(case, x=case.x[row, 1:2], base=case.base[row, 1:2]).with_routes(every, [route])
         for form in FORMS:
@@ -116,12 +122,13 @@ def test_input_and_output_may_differ_in_type(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_slices_of_one_site(form: str) -> None:
-    """q, k, v: one input; k uses q's gate, v has its own; k lacks an adapter; outputs are columns of one tensor."""
+    """q, k, v: one input; k uses q's gate, v has its own; k lacks an adapter; widths differ."""
     every, rows = records(6)
     dtype = torch.bfloat16
-    q = make_case([8, 3, 16, 5, 8, 0], every, rows, shape=(14,), d_in=64, d_out=48, x_dtype=dtype, dtypes=[dtype])
-    k = make_case([8, 3, 0, 5, 8, 0], every, rows, shape=(14,), d_in=64, d_out=16, x_dtype=dtype, dtypes=[dtype], seed=1)
-    v = make_case([8, 3, 16, 5, 8, 0], every, rows, shape=(14,), d_in=64, d_out=16, x_dtype=dtype, dtypes=[dtype], seed=2)
+    q, k, v = (
+        make_case(ranks, every, rows, shape=(14,), d_in=64, d_out=out, x_dtype=dtype, dtypes=[dtype], seed=out)
+        for ranks, out in (([8, 3, 16, 5, 8, 0], 48), ([8, 3, 0, 5, 8, 0], 16), ([8, 3, 16, 5, 8, 0], 24))
+    )
     pages = [c.lora_A.numel() for c in (q, k, v)]
     grow = [torch.nn.functional.pad(c.lora_A, (0, max(pages) - len(c.lora_A)), value=255) for c in (q, k, v)]
     q, k, v = (replace(c, x=q.x, lora_A=a, lora_B_packed=torch.nn.functional.pad(
@@ -208,6 +215,21 @@ def test_more_adapters_than_the_lanes_of_a_warp(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_as_many_adapters_as_there_may_be(form: str) -> None:
+    slots = 4097
+    every = [auto_record(range(5, slots), slots), fixed_record({slot: 1.0 for slot in range(0, slots, 1000)}, slots)]
+    case = make_case([1 + slot % 2 for slot in range(slots)], every, [0, 1], shape=(2,), d_in=8, d_out=8, top_k=3)
+    outcome = run(case, form)
+    torch.testing.assert_close(outcome.y[0].double(), reference(*case.args()), atol=1e-2, rtol=1e-5)
+    slots_of_reference, weights = reference_slots(case)
+    counts = outcome.counts[0].tolist()
+    assert counts == [3, 5]
+    for token, count in enumerate(counts):
+        assert outcome.slots[0, token, :count].tolist() == slots_of_reference[token, :count].tolist()
+        torch.testing.assert_close(outcome.weights[0, token, :count].double(), weights[token, :count])
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("rank", [65, 256])
 def test_large_ranks(form: str, rank: int) -> None:
     dtype = torch.bfloat16
@@ -234,6 +256,6 @@ NONSENSE: dict[str, dict[str, Any]] = {
 def test_nonsense_touches_nothing_out_of_bounds(form: str, what: str) -> None:
     every = [auto_record(range(4), 4), fixed_record({2: 0.5, 0: 2.0}, 4), fixed_record({}, 4)]
     good = make_case([4, 8, 0, 3], every, [0, 1, 2], shape=(3, 2))
-    (name, offset), = NONSENSE[what].items()
+    ((name, offset),) = NONSENSE[what].items()
     bad = replace(good, **{name: (getattr(good, name) + offset).int()})
     run(bad, form)  # the emulator raises where it does

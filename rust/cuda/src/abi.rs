@@ -9,7 +9,8 @@ pub const MAX_SLICES: usize = 4;
 pub const MAX_SLOTS: usize = 4097;
 /// Up to this many tokens a call takes the decode path.
 pub const DECODE_TOKENS: usize = 64;
-/// Up to this many rank rows in the pools the decode path takes its dense form.
+/// Up to this many tokens, and this many rank rows in the pools, the decode path takes its dense form.
+pub const DENSE_TOKENS: usize = 4;
 pub const DENSE_ROWS: usize = 256;
 pub const SHRINK_BYTES: usize = 49_152;
 

@@ -1,7 +1,8 @@
 //! Which kernels a call launches, on which grids, and where its workspace has what: a pure function of the sizes.
 
 use crate::abi::{
-    choose_bytes, scatter_bytes, Op, DECODE_TOKENS, DENSE_ROWS, MAX_SLICES, MAX_SLOTS, SHRINK_BYTES,
+    choose_bytes, scatter_bytes, Op, DECODE_TOKENS, DENSE_ROWS, DENSE_TOKENS, MAX_SLICES, MAX_SLOTS,
+    SHRINK_BYTES,
 };
 use crate::error::CudaError;
 
@@ -31,6 +32,8 @@ pub struct Sizes {
     pub pages: usize,
     /// The most adapters that one token can use.
     pub places: usize,
+    /// Rank rows of all adapters that the routes admit, or more.
+    pub rank_rows: usize,
 }
 
 /// One launch.
@@ -150,7 +153,7 @@ impl Sizes {
         if self.is_decode() {
             let quads = tokens.div_ceil(4);
             let columns = self.out_features.div_ceil(256);
-            if 8 * self.pages * slices <= DENSE_ROWS {
+            if self.tokens <= DENSE_TOKENS && self.rank_rows * slices <= DENSE_ROWS {
                 return vec![
                     step(Op::DecodeDense, 4 * slots, quads, slices, 128, 0),
                     step(Op::DecodeChooseExpand, columns, tokens, slices, 128, choose),
@@ -220,6 +223,7 @@ mod tests {
             slots: 33,
             pages: 64,
             places: 2,
+            rank_rows: 257,
         }
     }
 
@@ -238,16 +242,16 @@ mod tests {
         );
         assert_eq!(
             ops(Sizes {
-                pages: 32,
-                ..sizes(64)
+                rank_rows: 256,
+                ..sizes(4)
             }),
             [Op::DecodeDense, Op::DecodeChooseExpand]
         );
         assert_eq!(
             ops(Sizes {
-                pages: 32,
+                rank_rows: 256,
                 slices: 2,
-                ..sizes(64)
+                ..sizes(4)
             })[0],
             Op::DecodeLogits
         );

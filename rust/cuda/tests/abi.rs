@@ -22,6 +22,7 @@ fn structs_and_constants_are_those_of_the_header() {
         ("METEORA_MAX_SLICES".to_owned(), abi::MAX_SLICES),
         ("METEORA_MAX_SLOTS".to_owned(), abi::MAX_SLOTS),
         ("METEORA_DECODE_TOKENS".to_owned(), abi::DECODE_TOKENS),
+        ("METEORA_DENSE_TOKENS".to_owned(), abi::DENSE_TOKENS),
         ("METEORA_DENSE_ROWS".to_owned(), abi::DENSE_ROWS),
         ("METEORA_SHRINK_BYTES".to_owned(), abi::SHRINK_BYTES),
         ("METEORA_CHOOSE_BYTES(33, 5)".to_owned(), choose_bytes(33, 5)),

@@ -47,6 +47,7 @@ pub unsafe fn add(
         slots: buffers.sizes.slots,
         pages: buffers.sizes.pages,
         places: plan.places().min(buffers.sizes.slots),
+        rank_rows: plan.rank_rows,
     };
     let slice = Slice {
         gate: buffers.gate,

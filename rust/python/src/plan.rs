@@ -29,6 +29,8 @@ pub struct RoutePlan {
     /// Differs from that of every other plan of the process.
     pub serial: u64,
     pub options: Options,
+    /// Those of all adapters that the routes admit.
+    pub rank_rows: usize,
     names: Vec<(usize, String)>,
     /// The adapters that it can reach, for as long as anybody keeps them.
     held: Weak<Held>,
@@ -63,7 +65,9 @@ impl RoutePlan {
             .entries()
             .map(|entry| (entry.slot(), entry.name().to_owned()))
             .collect();
+        let rank_rows = made.held.entries().iter().map(|entry| entry.info().rank).sum();
         Ok(RoutePlan {
+            rank_rows,
             row_route: made.row_route,
             records: made.records,
             width: made.width,

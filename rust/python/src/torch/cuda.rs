@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use meteora_core::layout::PAGE_BYTES_PER_COLUMN;
+use meteora_core::layout::{PAGE_BYTES_PER_COLUMN, PAGE_ROWS};
 use meteora_cuda::launch::{launch, Call, Chosen, Slice};
 use meteora_cuda::plan::Sizes;
 use meteora_cuda::{CudaError, Device};
@@ -38,6 +38,8 @@ pub fn compute(shim: &'static Shim, arguments: &Arguments) -> Result<Tensor, Str
         y: View::of(&out).address,
         out_features: arguments.out_features,
     };
+    let pages =
+        pages(&arguments.lora_a, arguments.in_features).min(pages(&arguments.lora_b, arguments.out_features));
     let call = Call {
         sizes: Sizes {
             tokens: x.sizes[..x.sizes.len() - 1].iter().product::<i64>() as usize,
@@ -45,10 +47,10 @@ pub fn compute(shim: &'static Shim, arguments: &Arguments) -> Result<Tensor, Str
             out_features: arguments.out_features,
             slices: 1,
             slots: arguments.slots,
-            pages: pages(&arguments.lora_a, arguments.in_features)
-                .min(pages(&arguments.lora_b, arguments.out_features)),
+            pages,
             // What the routes ask for is on the device: a token may use all slots.
             places: arguments.slots,
+            rank_rows: pages * PAGE_ROWS,
         },
         x: x_address,
         x_dtype: arguments.x_dtype,
