@@ -99,7 +99,7 @@ MIXED: list[Route] = [Auto(), Mix({"math": 0.7, "law": 0.3}), "__base__"]
 
 @dataclass
 class Said:
-    """What a model said at one point of a story: logits with their reference, tokens, and the weight of each adapter for each of them."""
+    """What a model said at one point of a story: logits and their reference, tokens, each adapter's weights."""
 
     logits: Tensor
     reference: Tensor

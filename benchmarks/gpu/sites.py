@@ -34,10 +34,8 @@ class SiteState:
 
     def call(self, base: Tensor, x: Tensor, top_k: int) -> Tensor:
         """The op."""
-        out: Tensor = torch.ops.meteora_rs.gated_lora(
-            base, x, self.gate, self.gate_bias, self.lora_A, self.lora_B_packed, self.table, self.row_route, self.routes,
-            top_k, 1.0,
-        )  # fmt: skip
+        state = (self.gate, self.gate_bias, self.lora_A, self.lora_B_packed, self.table, self.row_route, self.routes)
+        out: Tensor = torch.ops.meteora_rs.gated_lora(base, x, *state, top_k, 1.0)
         return out
 
     def bytes(self, tokens: int, top_k: int, d_in: int, d_out: int) -> int:

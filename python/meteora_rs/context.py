@@ -50,9 +50,9 @@ class Plan:
     a traceback whose frames know the plan keeps no adapter from being replaced.
 
     `row_route [n] int32` and `routes [R, width] int32` are the tensors of `meteora_rs::gated_lora`, and `on` has their
-    copies on devices; `native` is the same for the eager CPU path; `is_base` says that no row uses an adapter. `flow` is the gate that weights whole
-    layers, if there is one (`gates.flow`). `takes_over` computes every site's part instead of the site: gates in
-    training, or the weights of a layer.
+    copies on devices; `native` is the same for the eager CPU path; `is_base` says that no row uses an adapter.
+    `flow` is the gate that weights whole layers, if there is one (`gates.flow`). `takes_over` computes every site's
+    part instead of the site: gates in training, or the weights of a layer.
     """
 
     __slots__ = (
@@ -105,6 +105,12 @@ class Plan:
             own = self._placed[CPU]
             placed = self._placed[place] = PlacedRoutes(own.row_route.to(device), own.records.to(device))
         return placed
+
+    def rerouted(self, records: Tensor) -> Plan:
+        """The same plan with other records for the op; the eager path does not see them."""
+        plan = copy(self)
+        plan._placed = {CPU: PlacedRoutes(self.row_route, records)}
+        return plan
 
     def traced(self, trace: Trace | None) -> Plan:
         """The same plan with another trace."""

@@ -29,7 +29,8 @@ def _built(report: dict[str, Any]) -> str:
     images = report["images"]
     kinds = list(dict.fromkeys(name.split()[1] for name, _, _ in images))
     embedded = sum(size for _, _, size in images)
-    return f"by {report['compiler']} for {', '.join(kinds)}; {embedded / 1024:.0f} KiB; sources {report['source_hash'][:12]}"
+    size, sources = f"{embedded / 1024:.0f} KiB", report["source_hash"][:12]
+    return f"by {report['compiler']} for {', '.join(kinds)}; {size}; sources {sources}"
 
 
 def _device(device: dict[str, Any]) -> str:
