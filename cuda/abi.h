@@ -15,7 +15,7 @@
 //     decode_dense              block 128           (4 * slots, ceil(T / 4), slices)              0
 //     decode_choose_expand      block 128           (ceil(widest out / 256), T, slices)           CHOOSE
 //   prefill (five launches)
-//     prefill_logits            block 128           (ceil(slots / 4), ceil(T / 8), slices)        0
+//     prefill_logits            block 256           (ceil(slots / 32), ceil(T / 16), slices)      0
 //     prefill_choose            block 32            (T, 1, slices)                                CHOOSE
 //     prefill_scatter           block 128           (ceil(T / 128), 1, slices)                    SCATTER
 //     prefill_shrink            block 128           (any G >= 1, 1, slices); G about 4 per SM     SHRINK
@@ -26,8 +26,8 @@
 // From sm_90 on, every launch but the first of a call may carry programmatic stream serialisation; kernels wait
 // (griddepcontrol.wait) before they read or write anything that another launch writes.
 //
-// All forms give a token the same choice, to the bit, and the decode forms give it the same output, to the bit,
-// whatever else is in the batch.
+// The decode forms give a token the same choice and the same output, to the bit, and every form does so whatever else
+// is in the batch.
 
 #ifndef METEORA_ABI_H
 #define METEORA_ABI_H
@@ -45,7 +45,7 @@ typedef unsigned long long uint64_t;
 #include <stdint.h>
 #endif
 
-#define METEORA_ABI_VERSION 2
+#define METEORA_ABI_VERSION 3
 
 #define METEORA_MAX_SLICES 4   // q, k, v; gate, up
 #define METEORA_MAX_SLOTS 4097 // 4,096 adapters and the base

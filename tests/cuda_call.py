@@ -154,7 +154,7 @@ def launches(form: str, call: Call, blocks: int) -> list[tuple[str, Call, tuple[
     if form == "dense":
         return [("decode_dense", call, (4 * slots, up(t, 4), n), 128, 0),
                 ("decode_choose_expand", call, (up(widest, 256), t, n), 128, choose)]  # fmt: skip
-    return [("prefill_logits", call, (up(slots, 4), up(t, 8), n), 128, 0),
+    return [("prefill_logits", call, (up(slots, 32), up(t, 16), n), 256, 0),
             ("prefill_choose", call, (t, 1, n), 32, choose),
             ("prefill_scatter", call, (up(t, 128), 1, n), 128, 8 * slots + 1024),
             ("prefill_shrink", call, (blocks, 1, n), 128, 49152),

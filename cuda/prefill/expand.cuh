@@ -2,8 +2,7 @@
 //
 // A warp has 16 tokens, neighbours in token_order, by 32 columns; it walks through the slots that any of its tokens
 // chose, in ascending order, as one merges sorted lists. The product with one slot's B goes to tensor cores as tf32,
-// which holds f16 and bf16 exactly; w * s * u (and an f32 B) is split into a large and a small part of tf32, which
-// together have the precision of f32. Each slot's product is added only to the tokens that chose it, so that what
+// w * s * u (and an f32 B) split in two. Each slot's product is added only to the tokens that chose it, so that what
 // other tokens' adapters hold, NaN too, can't reach them; and a token's bits don't depend on its neighbours.
 //
 // Columns are dealt out so that a lane reads four neighbours of B and writes eight neighbours of y: column 4 n + j
@@ -12,21 +11,11 @@
 #pragma once
 
 #include "../common/site.cuh"
+#include "../common/tf32.cuh"
 
 constexpr int EXPAND_TOKENS = 16;
 constexpr int EXPAND_COLUMNS = 32;
 constexpr int PRODUCTS = EXPAND_COLUMNS / 8;
-
-struct Split {
-    uint32_t large, small;
-};
-
-__device__ __forceinline__ Split split_of(float value) {
-    const uint32_t large = tf32_of_f32(value);
-    const float rest = value - __uint_as_float(large);
-    // An infinity less itself is NaN; it has no small part.
-    return {large, fabsf(value) <= 3.402823466e+38f ? tf32_of_f32(rest) : 0};
-}
 
 // One token's list of chosen slots, on its way through it.
 struct Walk {
@@ -56,7 +45,7 @@ __device__ __forceinline__ void multiply(float (&products)[PRODUCTS][4], const M
         reinterpret_cast<const typename W::Bits *>(adapter.row(slice.lora_b_packed, width, 0)) + at;
     const bool vector = width % 4 == 0 && aligned(b, min(16, 4 * int(sizeof(*b))));
     for (int first = 0; first < adapter.rank; first += 8) {
-        uint32_t large[4], small[4];
+        Split coefficients[4];
         float rows[2][4];
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -65,24 +54,15 @@ __device__ __forceinline__ void multiply(float (&products)[PRODUCTS][4], const M
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 const bool used = exists && scale[i] != 0.0f;
-                const Split part = split_of(used ? scale[i] * walks[i].u[adapter.page_start * PAGE_ROWS + r] : 0.0f);
-                large[half * 2 + i] = part.large;
-                small[half * 2 + i] = part.small;
+                coefficients[half * 2 + i] =
+                    split_of<F32>(used ? scale[i] * walks[i].u[adapter.page_start * PAGE_ROWS + r] : 0.0f);
             }
             load<W, 4>(rows[half], b + int64_t(r) * width, exists ? width - at : 0, vector);
         }
 #pragma unroll
         for (int j = 0; j < PRODUCTS; j++) {
-            if constexpr (W::code == F32::code) {
-                const Split b0 = split_of(rows[0][j]), b1 = split_of(rows[1][j]);
-                mma_tf32(products[j], large, b0.small, b1.small);
-                mma_tf32(products[j], small, b0.large, b1.large);
-                mma_tf32(products[j], large, b0.large, b1.large);
-            } else {
-                const uint32_t b0 = __float_as_uint(rows[0][j]), b1 = __float_as_uint(rows[1][j]);
-                mma_tf32(products[j], small, b0, b1);
-                mma_tf32(products[j], large, b0, b1);
-            }
+            const Split row[2] = {split_of<W>(rows[0][j]), split_of<W>(rows[1][j])};
+            mma_split<F32, W>(products[j], coefficients, row);
         }
     }
 }

@@ -2,10 +2,10 @@
 //
 //     y = y + sum over chosen adapters of w * s * B (A x)
 //
-// No launch needs to know on the host how many pairs there are. The choice is that of the decode path, to the bit.
+// No launch needs to know on the host how many pairs there are.
 
-#include "../decode/logits.cuh"
 #include "expand.cuh"
+#include "logits.cuh"
 #include "select.cuh"
 #include "shrink.cuh"
 
@@ -28,25 +28,17 @@ KERNEL(prefill_scatter, 128) {
         scatter(call, blockIdx.z, shared);
 }
 
-// Slots and tokens that share a reading.
-constexpr int LOGIT_SLOTS = 4;
-constexpr int LOGIT_TOKENS = 8;
-
-// Logits: block (slots, tokens); the first block of a leader also clears its counts.
-__device__ __forceinline__ void logits(const MeteoraCall &call, float (*room)[WARPS]) {
+// Block (slots, tokens); the first block of a leader also clears its counts.
+KERNEL(prefill_logits, LOGIT_WARPS * 32) {
+    __shared__ float parts[LOGIT_WARPS][LOGIT_TOKENS][LOGIT_SLOTS];
+    grid_dependency_launch();
+    grid_dependency_wait();
     const int index = blockIdx.z;
     if (call.slices[index].leader != index)
         return;
     if (blockIdx.x == 0 && blockIdx.y == 0)
         clear_counts(call, index);
-    gate_logits<LOGIT_SLOTS, LOGIT_TOKENS>(call, index, blockIdx.x * LOGIT_SLOTS, blockIdx.y * LOGIT_TOKENS, room);
-}
-
-KERNEL(prefill_logits, 128) {
-    __shared__ float room[LOGIT_SLOTS * LOGIT_TOKENS][WARPS];
-    grid_dependency_launch();
-    grid_dependency_wait();
-    logits(call, room);
+    gate_logits(call, index, blockIdx.x * LOGIT_SLOTS, blockIdx.y * LOGIT_TOKENS, parts);
 }
 
 KERNEL(prefill_shrink, 128) {

@@ -15,7 +15,7 @@ __device__ __forceinline__ int32_t *counts_of(const MeteoraCall &call, int32_t *
 // Zeroes one leader's counts, by one block.
 __device__ __forceinline__ void clear_counts(const MeteoraCall &call, int leader) {
 #pragma unroll 1
-    for (int i = threadIdx.x; i < 2 * call.slots; i += BLOCK) {
+    for (int i = threadIdx.x; i < 2 * call.slots; i += blockDim.x) {
         counts_of(call, call.slot_counts, leader)[i] = 0;
         counts_of(call, call.slot_cursors, leader)[i] = 0;
     }
