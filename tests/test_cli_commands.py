@@ -165,7 +165,7 @@ def test_evaluate(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_doctor(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("doctor", "--model", made / "model", "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert set(report) == {"versions", "machine", "kernels", "pools"}
+    assert set(report) == {"versions", "machine", "kernels", "cuda", "pools"}
     assert run("doctor", "--model", made / "model") == 0
     assert "kernels" in capsys.readouterr().out
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from meteora_rs import _native
-from meteora_rs.errors import RouteError
+from meteora_rs.errors import MeteoraError, RouteError
 from meteora_rs.leases import Lease, Leases
 from meteora_rs.routes import Auto, Route, to_native
 
@@ -27,21 +27,37 @@ TakesOver: TypeAlias = "Callable[[Site, Tensor, Tensor], Tensor]"
 """(site, base output, input) to the output with the adapters' part: what stands in for a site's own rows."""
 
 
+CPU = -1
+"""The place of the CPU; a CUDA device's is its index, as `Tensor.get_device()` says."""
+
+
+class PlacedRoutes:
+    """A plan's routes where a kernel reads them: `row_route [n] int32`, `records [R, width] int32`."""
+
+    __slots__ = ("addresses", "records", "row_route")
+
+    def __init__(self, row_route: Tensor, records: Tensor) -> None:
+        self.row_route, self.records = row_route, records
+        self.addresses = (row_route.data_ptr(), len(row_route), records.data_ptr(), len(records))
+        for tensor in (row_route, records):
+            torch._dynamo.mark_dynamic(tensor, 0)
+
+
 class Plan:
     """Routes resolved against one snapshot, in the form that kernels read.
 
     Holds its adapters until it is entered; then its `Holder`'s lease does, and graphs that await their backward pass:
     a traceback whose frames know the plan keeps no adapter from being replaced.
 
-    `row_route [n] int32` and `routes [R, width] int32` are the tensors of `meteora_rs::gated_lora`; `native` is the
-    same for the eager CPU path; `is_base` says that no row uses an adapter. `flow` is the gate that weights whole
-    layers, if there is one (`gates.flow`). `takes_over` computes every site's part instead of the site: gates in
-    training, or the weights of a layer.
+    `row_route [n] int32` and `routes [R, width] int32` are the tensors of `meteora_rs::gated_lora`, and `on` has their
+    copies on devices; `native` is the same for the eager CPU path; `is_base` says that no row uses an adapter.
+    `flow` is the gate that weights whole layers, if there is one (`gates.flow`). `takes_over` computes every site's
+    part instead of the site: gates in training, or the weights of a layer.
     """
 
     __slots__ = (
-        "_backward", "_leases", "flow", "is_base", "listed", "native", "routes", "row_route", "takes_over",
-        "temperature", "top_k", "trace",
+        "_backward", "_leases", "_placed", "flow", "is_base", "listed", "native", "takes_over", "temperature", "top_k",
+        "trace",
     )  # fmt: skip
 
     def __init__(
@@ -57,14 +73,44 @@ class Plan:
         self.temperature = native.temperature
         self.trace = trace
         row_route = torch.frombuffer(bytearray(native.row_route()), dtype=torch.int32)
+        self.listed = len(row_route)
         # One route is given twice: a length of 1 would be a constant in compiled graphs, and a second route a
         # recompilation. The rule "token t of T takes row_route[t * n // T]" reads both forms alike.
-        self.row_route = row_route.repeat(2) if len(row_route) == 1 else row_route
+        row_route = row_route.repeat(2) if len(row_route) == 1 else row_route
         records = torch.frombuffer(bytearray(native.records()), dtype=torch.int32).view(-1, native.width)
-        self.routes = records if len(records) > 1 else records.repeat(2, 1)
-        self.listed = len(row_route)
-        for tensor in (self.row_route, self.routes):
-            torch._dynamo.mark_dynamic(tensor, 0)
+        records = records if len(records) > 1 else records.repeat(2, 1)
+        self._placed = {CPU: PlacedRoutes(row_route, records)}
+
+    @property
+    def row_route(self) -> Tensor:
+        """`[n]` int32, on the CPU."""
+        return self._placed[CPU].row_route
+
+    @property
+    def routes(self) -> Tensor:
+        """`[R, width]` int32, on the CPU."""
+        return self._placed[CPU].records
+
+    def on(self, place: int | None) -> PlacedRoutes:
+        """The routes at a `Site.place`: copied there once, before the first kernel that reads them is launched.
+
+        Raises:
+            MeteoraError: a place that no kernel serves.
+        """
+        if place is None:
+            raise MeteoraError("adapters run on the CPU and on CUDA devices; the model's buffers are on neither")
+        placed = self._placed.get(place)
+        if placed is None:
+            device = torch.device("cuda", place)
+            own = self._placed[CPU]
+            placed = self._placed[place] = PlacedRoutes(own.row_route.to(device), own.records.to(device))
+        return placed
+
+    def rerouted(self, records: Tensor) -> Plan:
+        """The same plan with other records for the op; the eager path does not see them."""
+        plan = copy(self)
+        plan._placed = {CPU: PlacedRoutes(self.row_route, records)}
+        return plan
 
     def traced(self, trace: Trace | None) -> Plan:
         """The same plan with another trace."""

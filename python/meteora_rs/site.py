@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from meteora_rs import _native, ops
-from meteora_rs.context import Plan, RoutingContext
+from meteora_rs.context import CPU, Plan, RoutingContext
 from meteora_rs.errors import MeteoraError
 
 # Who records what torch is asked to do (make_fx, say) must see the op; asking costs about 0.05 µs a call.
@@ -29,8 +29,9 @@ class Site(nn.Module):
 
     `gate [slots, in] f32`, `gate_bias [slots] f32`, `lora_A [bytes] u8`, `lora_B_packed [bytes] u8`,
     `table [slots, 4] i32` (rust/core/src/layout.rs), `gate_screen [slots, bytes] u8` (rust/core/src/kernel/screen.rs;
-    gates are written by `_native.write_gates`, which keeps both). None is in a `state_dict`; `.to(device)` moves
-    them, while `.half()` and the like leave them as they are: adapters keep their own dtype.
+    gates are written by `_native.write_gates`, which keeps both). None is in a `state_dict`; they begin on the
+    linear's device, and `.to(device)` moves them, while `.half()` and the like leave them as they are: adapters keep
+    their own dtype.
     """
 
     gate: Tensor
@@ -49,23 +50,32 @@ class Site(nn.Module):
         slots, pages = registry.slots, registry.pages
         self.kernel = _native.SiteKernel(registry, index, group, leads, self.in_features, self.out_features)
         stride = self.kernel.screen_stride
-        with torch.inference_mode(False):  # else the buffers could only be written in that mode
+        device = execution_device(module)
+        with torch.inference_mode(False), device:  # else the buffers could only be written in that mode
             self.register_buffer("gate", torch.zeros(slots, self.in_features), persistent=False)
             self.register_buffer("gate_bias", torch.zeros(slots), persistent=False)
             bytes_per_column = pages * _native.PAGE_BYTES_PER_COLUMN
             for name, width in (("lora_A", self.in_features), ("lora_B_packed", self.out_features)):
-                self.register_buffer(name, _untouched(bytes_per_column * width), persistent=False)
+                self.register_buffer(name, _untouched(bytes_per_column * width, device), persistent=False)
             self.register_buffer("table", torch.zeros(slots, 4, dtype=torch.int32), persistent=False)
-            self.register_buffer("gate_screen", _untouched(slots * stride).view(slots, stride), persistent=False)
+            screen = _untouched(slots * stride, device).view(slots, stride)
+            self.register_buffer("gate_screen", screen, persistent=False)
         self._bind()
 
     def _bind(self) -> None:
+        """Look the buffers' addresses up anew, and load the kernels where they are a CUDA device's."""
         buffers = [self.gate, self.gate_bias, self.gate_screen, self.lora_A, self.lora_B_packed, self.table]
-        self.on_cpu = all(b.device.type == "cpu" for b in buffers)
-        if self.on_cpu:
-            self.kernel.bind(*(b.data_ptr() for b in buffers))
-        else:
+        devices = {(b.device.type, b.device.index) for b in buffers}
+        kind, index = devices.pop() if len(devices) == 1 else ("several", None)
+        self.place: int | None = {"cpu": CPU, "cuda": index}.get(kind)
+        if self.place is None:
             self.kernel.unbind()
+        else:
+            # What torch has written there, moving the buffers, comes before what loads write on another stream.
+            if kind == "cuda":
+                torch.cuda.current_stream(index).synchronize()
+            self.kernel.bind(index, *(b.data_ptr() for b in buffers))
+        self.launches = self.kernel.on_device
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Site:
         # Seen as integers, floats are moved by .to(device) and left alone by .half(), .bfloat16(), .to(dtype).
@@ -87,7 +97,9 @@ class Site(nn.Module):
         if plan.is_base and plan.trace is None:
             return base
         if (
-            not (self.on_cpu and base.is_cpu and base.is_contiguous())
+            base.get_device() != self.place
+            or not base.is_contiguous()
+            or base.is_meta
             or type(base) is not Tensor
             or _dispatch_modes()
             or (torch.is_grad_enabled() and (base.requires_grad or x.requires_grad or self.gate.requires_grad))
@@ -111,11 +123,17 @@ class Site(nn.Module):
             raise MeteoraError(
                 f"{self.path}: the model must be float32, float16 or bfloat16 to use adapters, not {error}"
             ) from None
-        self.kernel.forward(plan.native, x.data_ptr(), base.data_ptr(), x.numel(), of, to)
+        if self.launches:
+            tracing = plan.trace is not None
+            routes = plan.on(self.place).addresses
+            self.kernel.launch(plan.native, routes, x.data_ptr(), base.data_ptr(), x.numel(), of, to, tracing)
+        else:
+            self.kernel.forward(plan.native, x.data_ptr(), base.data_ptr(), x.numel(), of, to)
         if plan.trace is not None:
             plan.trace.record(plan.native, self.index, x.shape, self.kernel.selection())
 
     def _op(self, base: Tensor, x: Tensor, plan: Plan) -> Tensor:
+        routes = plan.on(self.place)
         return ops.gated_lora(
             base,
             x,
@@ -124,8 +142,8 @@ class Site(nn.Module):
             self.lora_A,
             self.lora_B_packed,
             self.table,
-            plan.row_route,
-            plan.routes,
+            routes.row_route,
+            routes.records,
             plan.top_k,
             plan.temperature,
         )
@@ -139,13 +157,24 @@ def held(out: Tensor, plan: Plan) -> Tensor:
     return out
 
 
-def _untouched(size: int) -> Tensor:
-    """`size` zero bytes that take memory only where they are written.
+def _untouched(size: int, device: torch.device) -> Tensor:
+    """`size` zero bytes, which on the CPU take memory only where they are written.
 
     Mapped rather than `torch.zeros`, which clears what the allocator had before: that made loading 28 adapters cost
     twice their bytes.
     """
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=torch.uint8, device=device)
     return torch.frombuffer(mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS), dtype=torch.uint8)
+
+
+def execution_device(module: nn.Linear) -> torch.device:
+    """Where a linear computes: at its weight, or where accelerate brings an offloaded weight."""
+    device = module.weight.device
+    if device.type != "meta":
+        return device
+    planned = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    return torch.device("cpu" if planned is None else planned)
 
 
 class AttachedLinear(nn.Linear):

@@ -18,28 +18,35 @@ impl Adapter {
     }
 }
 
-/// Writes the rank rows: A `[rank, in]` as it is, B `[out, rank]` transposed to `[rank, out]`.
+/// Writes a module's rank rows for both pools: see [`pack_lora_a`] and [`pack_lora_b`].
 ///
 /// # Panics
-/// If `a_out` is not `rank * in_features * dtype.size()` bytes, or `b_out` not `rank * out_features * dtype.size()`.
+/// As they do.
 pub fn pack_module(module: &Module, a_out: &mut [u8], b_out: &mut [u8]) {
-    let row_bytes = module.rank * module.dtype.size();
-    assert_eq!(
-        a_out.len(),
-        row_bytes * module.in_features,
-        "lora_A rows of {}",
-        module.path
-    );
-    assert_eq!(
-        b_out.len(),
-        row_bytes * module.out_features,
-        "lora_B rows of {}",
-        module.path
-    );
-    a_out.copy_from_slice(&module.a);
+    pack_lora_a(module, a_out);
+    pack_lora_b(module, b_out);
+}
+
+/// Writes the rank rows of A `[rank, in]`, as they are.
+///
+/// # Panics
+/// If `out` is not `rank * in_features * dtype.size()` bytes.
+pub fn pack_lora_a(module: &Module, out: &mut [u8]) {
+    let bytes = module.rank * module.dtype.size() * module.in_features;
+    assert_eq!(out.len(), bytes, "lora_A rows of {}", module.path);
+    out.copy_from_slice(&module.a);
+}
+
+/// Writes the rank rows of B `[out, rank]`, transposed to `[rank, out]`.
+///
+/// # Panics
+/// If `out` is not `rank * out_features * dtype.size()` bytes.
+pub fn pack_lora_b(module: &Module, out: &mut [u8]) {
+    let bytes = module.rank * module.dtype.size() * module.out_features;
+    assert_eq!(out.len(), bytes, "lora_B rows of {}", module.path);
     match module.dtype {
-        DType::F32 => transpose::<4>(&module.b, module.rank, b_out),
-        DType::F16 | DType::BF16 => transpose::<2>(&module.b, module.rank, b_out),
+        DType::F32 => transpose::<4>(&module.b, module.rank, out),
+        DType::F16 | DType::BF16 => transpose::<2>(&module.b, module.rank, out),
     }
 }
 

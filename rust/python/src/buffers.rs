@@ -1,9 +1,12 @@
-//! A site's torch buffers, by address: what loads write and the eager CPU path reads.
+//! A site's torch buffers, by address: what loads write and the eager paths read.
 
 use meteora_core::kernel::{screen_stride, write_screen, Site};
 use meteora_core::layout::{TableEntry, KIND_ABS, PAGE_BYTES_PER_COLUMN};
 use meteora_core::peft::Module;
 use meteora_core::{pack, DType};
+use meteora_cuda::CudaError;
+
+use crate::memory::{Memory, Writer};
 
 /// The sizes of a site's buffers.
 #[derive(Debug, Clone, Copy)]
@@ -16,12 +19,13 @@ pub struct Sizes {
 
 /// The addresses of a site's buffers, and their sizes.
 ///
-/// site.py, the only maker, gives the addresses of live CPU tensors of exactly these sizes, and gives new ones
-/// whenever they move; the torch module that holds the tensors holds what holds this. Rows that a snapshot can
+/// site.py, the only maker, gives the addresses of live tensors of exactly these sizes in this memory, and gives new
+/// ones whenever they move; the torch module that holds the tensors holds what holds this. Rows that a snapshot can
 /// reach are not written while it lives. All `SAFETY` below rests on that.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Buffers {
     pub sizes: Sizes,
+    pub memory: Memory,
     pub gate: usize,
     pub gate_bias: usize,
     pub screen: usize,
@@ -31,7 +35,7 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// The buffers as kernels read them.
+    /// The buffers as the CPU kernels read them; they must be in host memory.
     pub fn site(&self) -> Site<'_> {
         let Sizes {
             in_features,
@@ -39,6 +43,7 @@ impl Buffers {
             slots,
             pages,
         } = self.sizes;
+        assert!(matches!(self.memory, Memory::Host), "buffers in host memory");
         let pool = |width: usize| pages * PAGE_BYTES_PER_COLUMN * width;
         // SAFETY: live buffers of these sizes; what the kernel reads of them is not written meanwhile.
         unsafe {
@@ -57,80 +62,116 @@ impl Buffers {
     }
 
     /// Makes `slot` an adapter that misses this site.
-    pub fn clear_slot(&self, slot: usize, page_start: usize) {
-        self.write_entry(slot, TableEntry::new(page_start, 0, DType::F32, 0.0));
+    pub fn clear_slot(&self, writer: &mut Writer, slot: usize, page_start: usize) -> Result<(), CudaError> {
+        self.write_entry(writer, slot, TableEntry::new(page_start, 0, DType::F32, 0.0))
     }
 
     /// Makes `slot` the same adapter as `like`: the same rows, at the same rank and scaling.
-    pub fn copy_entry(&self, like: usize, slot: usize) {
-        assert!(like < self.sizes.slots, "slot {like} of {}", self.sizes.slots);
-        // SAFETY: inside the table (asserted); entries of live slots are not written.
-        let entry = unsafe { (self.table as *const TableEntry).add(like).read() };
-        self.write_entry(slot, entry);
+    pub fn copy_entry(&self, writer: &mut Writer, like: usize, slot: usize) -> Result<(), CudaError> {
+        let entry = self.entry(writer, like)?;
+        self.write_entry(writer, slot, entry)
     }
 
     /// Writes a module's rows and its entry.
-    pub fn write_slot(&self, slot: usize, page_start: usize, module: &Module) {
-        let rows = |pool: usize, width: usize| {
+    pub fn write_slot(
+        &self,
+        writer: &mut Writer,
+        slot: usize,
+        page_start: usize,
+        module: &Module,
+    ) -> Result<(), CudaError> {
+        let place = |pool: usize, width: usize| {
             let start = page_start * PAGE_BYTES_PER_COLUMN * width;
             let len = module.rank * width * module.dtype.size();
             let end = self.sizes.pages * PAGE_BYTES_PER_COLUMN * width;
             assert!(start + len <= end, "page {page_start}: {len} bytes");
-            // SAFETY: inside the pool (asserted); the rows belong to a reservation, so nobody reads them now.
-            unsafe { std::slice::from_raw_parts_mut((pool + start) as *mut u8, len) }
+            (pool + start, len)
         };
-        pack::pack_module(
-            module,
-            rows(self.lora_a, self.sizes.in_features),
-            rows(self.lora_b_packed, self.sizes.out_features),
-        );
-        self.write_entry(
-            slot,
-            TableEntry::new(page_start, module.rank, module.dtype, module.scaling),
-        );
+        let (a, a_len) = place(self.lora_a, self.sizes.in_features);
+        let (b, b_len) = place(self.lora_b_packed, self.sizes.out_features);
+        // SAFETY: inside the pools (asserted); the rows belong to a reservation, so nobody reads them now.
+        unsafe {
+            writer.write(a, a_len, |out| pack::pack_lora_a(module, out))?;
+            writer.write(b, b_len, |out| pack::pack_lora_b(module, out))?;
+        }
+        let entry = TableEntry::new(page_start, module.rank, module.dtype, module.scaling);
+        self.write_entry(writer, slot, entry)
     }
 
-    /// Fills the gate row of `slot` by `fill`, and its bias, its sign and its screen row.
-    pub fn write_gate(&self, slot: usize, bias: f32, sign_free: bool, fill: impl FnOnce(&mut [f32])) {
+    /// Makes `row` the gate of `slot`, with its bias, its sign and its screen row.
+    pub fn write_gate(
+        &self,
+        writer: &mut Writer,
+        slot: usize,
+        row: &[f32],
+        bias: f32,
+        sign_free: bool,
+    ) -> Result<(), CudaError> {
         let width = self.sizes.in_features;
         let stride = screen_stride(width);
         assert!(slot < self.sizes.slots, "slot {slot} of {}", self.sizes.slots);
-        // SAFETY: row `slot` of each buffer; nobody reads it now: the slot is reserved.
-        let (row, screen) = unsafe {
-            (
-                std::slice::from_raw_parts_mut((self.gate as *mut f32).add(slot * width), width),
-                std::slice::from_raw_parts_mut((self.screen as *mut u8).add(slot * stride), stride),
-            )
-        };
-        fill(row);
-        write_screen(row, bias, sign_free, screen);
-        // SAFETY: as above.
+        assert_eq!(row.len(), width, "gate row");
+        let kind = self.entry(writer, slot)?.kind & !KIND_ABS | if sign_free { KIND_ABS } else { 0 };
+        let kind_at = self.entry_at(slot) + std::mem::offset_of!(TableEntry, kind);
+        // SAFETY: row `slot` of each buffer; nobody reads it now: the slot is reserved, or no request runs.
         unsafe {
-            (self.gate_bias as *mut f32).add(slot).write(bias);
-            let entry = (self.table as *mut TableEntry).add(slot);
-            (*entry).kind = (*entry).kind & !KIND_ABS | if sign_free { KIND_ABS } else { 0 };
+            writer.write(self.gate + 4 * slot * width, 4 * width, |out| {
+                out.copy_from_slice(bytes_of(row))
+            })?;
+            writer.write(self.screen + slot * stride, stride, |out| {
+                write_screen(row, bias, sign_free, out);
+            })?;
+            writer.write(self.gate_bias + 4 * slot, 4, |out| {
+                out.copy_from_slice(&bias.to_ne_bytes())
+            })?;
+            writer.write(kind_at, 4, |out| out.copy_from_slice(&kind.to_ne_bytes()))
         }
     }
 
     /// Whether the gate of `slot` is the same as at `other`, to the bit.
-    pub fn same_gate(&self, other: &Buffers, slot: usize) -> bool {
-        let (mine, theirs) = (self.site(), other.site());
-        let width = mine.in_features;
-        width == theirs.in_features
-            && bits(&mine.gate[slot * width..][..width]).eq(bits(&theirs.gate[slot * width..][..width]))
-            && mine.gate_bias[slot].to_bits() == theirs.gate_bias[slot].to_bits()
-            && mine.table[slot].sign_free() == theirs.table[slot].sign_free()
+    pub fn same_gate(&self, other: &Buffers, slot: usize) -> Result<bool, CudaError> {
+        Ok(self.gate_of(slot)? == other.gate_of(slot)?)
     }
 
-    fn write_entry(&self, slot: usize, entry: TableEntry) {
+    /// The bytes of a slot's row and bias, and its sign.
+    fn gate_of(&self, slot: usize) -> Result<(Vec<u8>, Vec<u8>, bool), CudaError> {
+        let width = self.sizes.in_features;
+        let mut writer = self.memory.writer()?;
+        // SAFETY: row `slot` of each buffer, which only a writer changes, and there is one at a time.
+        let (row, bias) = unsafe {
+            (
+                writer.read(self.gate + 4 * slot * width, 4 * width)?,
+                writer.read(self.gate_bias + 4 * slot, 4)?,
+            )
+        };
+        Ok((row, bias, self.entry(&mut writer, slot)?.sign_free()))
+    }
+
+    fn entry_at(&self, slot: usize) -> usize {
         assert!(slot < self.sizes.slots, "slot {slot} of {}", self.sizes.slots);
-        // SAFETY: inside the table (asserted); no snapshot names the slot, so nobody reads the entry now.
-        unsafe { (self.table as *mut TableEntry).add(slot).write(entry) };
+        self.table + slot * size_of::<TableEntry>()
+    }
+
+    fn entry(&self, writer: &mut Writer, slot: usize) -> Result<TableEntry, CudaError> {
+        // SAFETY: inside the table, which only a writer changes, and there is one at a time.
+        let bytes = unsafe { writer.read(self.entry_at(slot), size_of::<TableEntry>())? };
+        // SAFETY: the bytes of an entry, of which any are valid.
+        Ok(unsafe { bytes.as_ptr().cast::<TableEntry>().read_unaligned() })
+    }
+
+    fn write_entry(&self, writer: &mut Writer, slot: usize, entry: TableEntry) -> Result<(), CudaError> {
+        // SAFETY: inside the table; no snapshot names the slot, so nobody reads the entry now. An entry is four ints.
+        unsafe {
+            let bytes =
+                std::slice::from_raw_parts(std::ptr::from_ref(&entry).cast::<u8>(), size_of::<TableEntry>());
+            writer.write(self.entry_at(slot), bytes.len(), |out| out.copy_from_slice(bytes))
+        }
     }
 }
 
-fn bits(row: &[f32]) -> impl Iterator<Item = u32> + '_ {
-    row.iter().map(|value| value.to_bits())
+fn bytes_of(row: &[f32]) -> &[u8] {
+    // SAFETY: the same memory, seen as bytes.
+    unsafe { std::slice::from_raw_parts(row.as_ptr().cast(), size_of_val(row)) }
 }
 
 /// # Safety

@@ -6,8 +6,10 @@ use pyo3::prelude::*;
 
 use crate::adapter::Adapter;
 use crate::buffers::Buffers;
+use crate::cuda::to_py;
 use crate::errors::{contained, raise};
 use crate::kernel::SiteKernel;
+use crate::memory::finish;
 
 /// (address of `in_features` f32, bias, whether the row is sign-free), as gates/tensors.py gives it.
 pub type RowParts = (usize, f32, bool);
@@ -52,35 +54,43 @@ pub fn write_gates(
     };
     contained(py, || {
         for (place, (index, site)) in sites.iter().enumerate() {
+            let writer = &mut site.memory.writer()?;
             if let Some(like) = like {
-                site.copy_entry(like, slot);
+                site.copy_entry(writer, like, slot)?;
             }
             if clear {
-                site.clear_slot(slot, 0);
+                site.clear_slot(writer, slot, 0)?;
             }
             match &source {
                 Source::Rows(rows) => {
                     let (from, bias, sign_free) = rows[place];
-                    site.write_gate(slot, bias, sign_free, |to| {
-                        // SAFETY: gates/tensors.py passes the address of a contiguous CPU tensor of this size, and
-                        // holds it during the call.
-                        let from = unsafe { std::slice::from_raw_parts(from as *const f32, to.len()) };
-                        to.copy_from_slice(from);
-                    });
+                    // SAFETY: gates/tensors.py passes the address of a contiguous CPU tensor of this size, and holds it
+                    // during the call.
+                    let row =
+                        unsafe { std::slice::from_raw_parts(from as *const f32, site.sizes.in_features) };
+                    site.write_gate(writer, slot, row, bias, sign_free)?;
                 }
-                Source::Arrow(adapter) => write_arrow(site, slot, adapter, *index),
-                Source::Zero => site.write_gate(slot, 0.0, false, |to| to.fill(0.0)),
+                Source::Arrow(adapter) => {
+                    let row = arrow(site, adapter, *index);
+                    site.write_gate(writer, slot, &row, 0.0, true)?;
+                }
+                Source::Zero => {
+                    site.write_gate(writer, slot, &vec![0.0; site.sizes.in_features], 0.0, false)?;
+                }
             }
         }
-    })
+        finish(sites.iter().map(|(_, site)| site.memory))
+    })?
+    .map_err(to_py)
 }
 
-fn write_arrow(site: &Buffers, slot: usize, adapter: &Adapter, index: usize) {
+fn arrow(site: &Buffers, adapter: &Adapter, index: usize) -> Vec<f32> {
     let module: Option<&Module> = adapter.inner.modules.iter().find(|module| module.site == index);
-    site.write_gate(slot, 0.0, true, |to| match module {
-        Some(module) => arrow_row(module, to),
-        None => to.fill(0.0),
-    });
+    let mut row = vec![0.0; site.sizes.in_features];
+    if let Some(module) = module {
+        arrow_row(module, &mut row);
+    }
+    row
 }
 
 /// For each group of sites, whether the gate of `slot` is the same at all of them, to the bit.
@@ -94,12 +104,16 @@ pub fn equal_gates(
         .iter()
         .map(|group| bound(group))
         .collect::<PyResult<Vec<_>>>()?;
-    Ok(py.detach(|| {
+    py.detach(|| {
         let equal = |group: &Vec<(usize, Buffers)>| {
-            group[1..]
-                .iter()
-                .all(|(_, site)| group[0].1.same_gate(site, slot))
+            for (_, site) in &group[1..] {
+                if !group[0].1.same_gate(site, slot)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
         };
-        groups.iter().map(equal).collect()
-    }))
+        groups.iter().map(equal).collect::<Result<_, _>>()
+    })
+    .map_err(to_py)
 }

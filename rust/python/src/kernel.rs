@@ -1,15 +1,20 @@
-//! The eager CPU path over a site's buffers.
+//! The eager paths over a site's buffers.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use meteora_core::kernel::{apply, gated_lora, screen_stride, Floats, FloatsMut, Selection};
+use meteora_core::DType;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::buffers::{Buffers, Sizes};
+use crate::cuda::{device_of, emulating};
+use crate::devices::Devices;
 use crate::errors::raise;
+use crate::launch::{add, Activations, RouteAddresses};
+use crate::memory::Memory;
 use crate::plan::RoutePlan;
 use crate::registry::Registry;
 use crate::torch::parallel::TorchPool;
@@ -31,6 +36,7 @@ pub struct SiteKernel {
     shares_gate: AtomicBool,
     sizes: Sizes,
     buffers: RwLock<Option<Buffers>>,
+    devices: Arc<Devices>,
 }
 
 /// What this thread chose last: the next sites of the group take it over if their input is the same to the bit.
@@ -46,10 +52,15 @@ thread_local! {
 }
 
 impl SiteKernel {
-    /// The buffers; an error while they are not on the CPU.
+    /// The buffers; an error while they are neither on the CPU nor on a CUDA device.
     pub fn bound(&self) -> PyResult<Buffers> {
         let buffers = *self.buffers.read().unwrap_or_else(PoisonError::into_inner);
-        let message = || format!("site {} has no buffers on the CPU", self.index);
+        let message = || {
+            format!(
+                "site {} has no buffers on the CPU or on one CUDA device",
+                self.index
+            )
+        };
         buffers.ok_or_else(|| raise("MeteoraError", message()))
     }
 
@@ -109,6 +120,7 @@ impl SiteKernel {
                 pages: registry.pages(),
             },
             buffers: RwLock::new(None),
+            devices: registry.devices.clone(),
         }
     }
 
@@ -118,17 +130,33 @@ impl SiteKernel {
         screen_stride(self.sizes.in_features)
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn bind(
         &self,
+        py: Python<'_>,
+        cuda: Option<i32>,
         gate: usize,
         gate_bias: usize,
         screen: usize,
         lora_a: usize,
         lora_b_packed: usize,
         table: usize,
-    ) {
+    ) -> PyResult<()> {
+        let index = if emulating() { Some(0) } else { cuda };
+        let memory = match index {
+            // Loads the kernels, if this is the first site there: not inside a request, or a graph's capture.
+            Some(index) => {
+                let device = py
+                    .detach(|| device_of(index))
+                    .map_err(|message| raise("MeteoraError", message))?;
+                self.devices.add(device);
+                Memory::Device(device)
+            }
+            None => Memory::Host,
+        };
         let buffers = Buffers {
             sizes: self.sizes,
+            memory,
             gate,
             gate_bias,
             screen,
@@ -137,6 +165,14 @@ impl SiteKernel {
             table,
         };
         *self.buffers.write().unwrap_or_else(PoisonError::into_inner) = Some(buffers);
+        Ok(())
+    }
+
+    /// Whether the buffers are a CUDA device's, so that `launch` serves, and not `forward`.
+    #[getter]
+    fn on_device(&self) -> bool {
+        let buffers = self.buffers.read().unwrap_or_else(PoisonError::into_inner);
+        buffers.is_some_and(|buffers| buffers.memory != Memory::Host)
     }
 
     fn unbind(&self) {
@@ -177,7 +213,46 @@ impl SiteKernel {
         Ok(())
     }
 
-    /// What the last `forward` of this thread chose: (slots int32, weights float32), each `[tokens, stride]`.
+    /// Adds the products on the buffers' device, on torch's current stream; with `keep`, `selection` says what was
+    /// chosen, when the device has come so far.
+    #[allow(clippy::too_many_arguments)]
+    fn launch(
+        &self,
+        plan: &RoutePlan,
+        routes: RouteAddresses,
+        x: usize,
+        y: usize,
+        x_len: usize,
+        x_dtype: u8,
+        y_dtype: u8,
+        keep: bool,
+    ) -> PyResult<()> {
+        let buffers = self.bound()?;
+        let (Memory::Device(device), Some(x_dtype), Some(y_dtype)) = (
+            buffers.memory,
+            DType::from_code(x_dtype),
+            DType::from_code(y_dtype),
+        ) else {
+            return Err(raise("MeteoraError", "the buffers are on no device".to_owned()));
+        };
+        let activations = Activations {
+            x,
+            y,
+            tokens: x_len / self.sizes.in_features,
+            x_dtype,
+            y_dtype,
+        };
+        LAST.with_borrow_mut(|last| {
+            last.of = None;
+            let chosen = keep.then_some(&mut last.selection);
+            // SAFETY: site.py passes the addresses of contiguous tensors of these sizes and types on the device, which
+            // it holds during the call; torch frees their memory behind it. y is the linear's fresh output.
+            unsafe { add(device, &buffers, plan, routes, &activations, chosen) }
+        })
+        .map_err(|message| raise("MeteoraError", message))
+    }
+
+    /// What the last `forward` of this thread, or `launch` that was to keep it, chose: (slots int32, weights float32), each `[tokens, stride]`.
     fn selection<'py>(&self, py: Python<'py>) -> (usize, Bound<'py, PyBytes>, Bound<'py, PyBytes>) {
         LAST.with_borrow(|last| {
             let chosen = &last.selection;

@@ -3,9 +3,13 @@
 
 mod adapter;
 mod buffers;
+mod cuda;
+mod devices;
 mod errors;
 mod gates;
 mod kernel;
+mod launch;
+mod memory;
 mod parsing;
 mod plan;
 mod records;
@@ -19,6 +23,8 @@ use pyo3::prelude::*;
 mod _native {
     #[pymodule_export]
     use super::adapter::{check_name, Adapter};
+    #[pymodule_export]
+    use super::cuda::{cuda_built, cuda_report, emulate_cuda};
     #[pymodule_export]
     use super::gates::{equal_gates, write_gates};
     #[pymodule_export]

@@ -4,11 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use meteora_core::held::Held;
 use meteora_core::kernel::{Options, Routes};
+use meteora_core::layout::ROUTE_FIXED;
 use meteora_core::route::{plan, Route};
 use meteora_core::snapshot::{Entry, Snapshot};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::devices::{Devices, Fenced};
 use crate::errors::{raise, to_py};
 
 /// (kind, names, weights), as `meteora_rs.routes.to_native` makes it.
@@ -27,17 +29,20 @@ pub struct RoutePlan {
     /// Differs from that of every other plan of the process.
     pub serial: u64,
     pub options: Options,
+    /// Those of all adapters that the routes admit.
+    pub rank_rows: usize,
     names: Vec<(usize, String)>,
     /// The adapters that it can reach, for as long as anybody keeps them.
     held: Weak<Held>,
     /// What keeps the rows in place; None once it is left to [`Hold`]s.
-    own: Mutex<Option<Arc<Held>>>,
+    own: Mutex<Option<Fenced>>,
+    devices: Arc<Devices>,
 }
 
 /// See `_native.pyi`.
 #[pyclass(frozen, module = "meteora_rs._native")]
 pub struct Hold {
-    pub held: Arc<Held>,
+    pub held: Fenced,
 }
 
 impl RoutePlan {
@@ -47,6 +52,7 @@ impl RoutePlan {
         options: Options,
         serial: u64,
         within: Option<&RoutePlan>,
+        devices: Arc<Devices>,
     ) -> PyResult<RoutePlan> {
         let routes = routes.into_iter().map(to_core).collect::<PyResult<Vec<_>>>()?;
         let made = plan(snapshot, &routes).map_err(|error| {
@@ -59,7 +65,9 @@ impl RoutePlan {
             .entries()
             .map(|entry| (entry.slot(), entry.name().to_owned()))
             .collect();
+        let rank_rows = made.held.entries().iter().map(|entry| entry.info().rank).sum();
         Ok(RoutePlan {
+            rank_rows,
             row_route: made.row_route,
             records: made.records,
             width: made.width,
@@ -68,8 +76,19 @@ impl RoutePlan {
             options,
             names,
             held: Arc::downgrade(&made.held),
-            own: Mutex::new(Some(made.held)),
+            own: Mutex::new(Some(Fenced::new(made.held, devices.clone()))),
+            devices,
         })
+    }
+
+    /// The most adapters that one token can use.
+    pub fn places(&self) -> usize {
+        let fixed = self
+            .records
+            .chunks_exact(self.width)
+            .filter(|record| record[0] == ROUTE_FIXED);
+        let most = fixed.map(|record| record[1] as usize).max().unwrap_or(0);
+        most.max(self.options.top_k)
     }
 
     pub fn routes(&self) -> Routes<'_> {
@@ -86,7 +105,8 @@ impl RoutePlan {
     }
 
     fn held(&self) -> PyResult<Arc<Held>> {
-        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = own.as_ref().map(|held| Arc::clone(held));
         let gone = "the request has ended, or its adapters are being changed: it can't go on with them";
         own.or_else(|| self.held.upgrade())
             .ok_or_else(|| raise("MeteoraError", gone.to_owned()))
@@ -94,8 +114,9 @@ impl RoutePlan {
 }
 
 impl Hold {
-    pub fn new(held: Held) -> Hold {
-        Hold { held: Arc::new(held) }
+    pub fn new(held: Held, devices: Arc<Devices>) -> Hold {
+        let held = Fenced::new(Arc::new(held), devices);
+        Hold { held }
     }
 }
 
@@ -153,7 +174,8 @@ impl RoutePlan {
 
     /// What keeps the rows in place for as long as it lives.
     fn hold(&self) -> PyResult<Hold> {
-        Ok(Hold { held: self.held()? })
+        let held = Fenced::new(self.held()?, self.devices.clone());
+        Ok(Hold { held })
     }
 
     fn release(&self) {

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::adapter::{Adapter, TensorParts};
+use crate::devices::Devices;
 use crate::errors::to_py;
 use crate::parsing::{Parsing, SiteParts};
 use crate::plan::{Hold, RouteParts, RoutePlan};
@@ -29,6 +30,7 @@ pub struct Registry {
     inner: registry::Registry,
     parsing: Parsing,
     pub serial: u64,
+    pub devices: Arc<Devices>,
 }
 
 #[pymethods]
@@ -52,6 +54,7 @@ impl Registry {
             }),
             parsing,
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            devices: Arc::default(),
         })
     }
 
@@ -95,7 +98,14 @@ impl Registry {
     }
 
     #[pyo3(signature = (adapter, reload, if_generation))]
-    fn reserve(&self, adapter: &Adapter, reload: bool, if_generation: Option<u64>) -> PyResult<Reservation> {
+    fn reserve(
+        &self,
+        py: Python<'_>,
+        adapter: &Adapter,
+        reload: bool,
+        if_generation: Option<u64>,
+    ) -> PyResult<Reservation> {
+        self.devices.settle(py)?;
         let adapter = &adapter.inner;
         let widest = adapter.dtypes.iter().copied().max_by_key(|dtype| dtype.size());
         let need = self.inner.need(adapter.max_rank, widest.unwrap_or(DType::F32));
@@ -131,10 +141,12 @@ impl Registry {
     }
 
     fn unload(&self, name: &str) -> PyResult<Retired> {
-        self.inner.unload(name).map(Retired::new).map_err(to_py)
+        let retired = self.inner.unload(name).map_err(to_py)?;
+        Ok(Retired::new(retired, self.devices.clone()))
     }
 
-    fn reserve_gates(&self, names: Vec<String>, base: bool) -> PyResult<GateReservation> {
+    fn reserve_gates(&self, py: Python<'_>, names: Vec<String>, base: bool) -> PyResult<GateReservation> {
+        self.devices.settle(py)?;
         let reserved = self.inner.reserve_gates(&names, base).map_err(to_py)?;
         Ok(GateReservation::new(reserved))
     }
@@ -194,7 +206,7 @@ impl Registry {
 
     /// Holds all live adapters.
     fn hold(&self) -> Hold {
-        Hold::new(Held::all(&self.inner.snapshot()))
+        Hold::new(Held::all(&self.inner.snapshot()), self.devices.clone())
     }
 
     fn freed(&self) -> u64 {
@@ -203,11 +215,13 @@ impl Registry {
 
     fn wait_freed(&self, py: Python<'_>, seen: u64, seconds: f64) -> PyResult<u64> {
         let timeout = timeout(seconds)?;
+        self.devices.settle(py)?;
         Ok(py.detach(|| self.inner.wait_freed(seen, timeout)))
     }
 
-    fn readers(&self) -> usize {
-        self.inner.readers()
+    fn readers(&self, py: Python<'_>) -> PyResult<usize> {
+        self.devices.settle(py)?;
+        Ok(self.inner.readers())
     }
 
     fn records<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
@@ -223,6 +237,7 @@ impl Registry {
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.devices.settle(py)?;
         records::stats(py, &self.inner.stats())
     }
 
@@ -236,6 +251,7 @@ impl Registry {
     ) -> PyResult<RoutePlan> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let options = Options { top_k, temperature };
-        RoutePlan::new(&self.inner.snapshot(), routes, options, serial, within)
+        let devices = self.devices.clone();
+        RoutePlan::new(&self.inner.snapshot(), routes, options, serial, within, devices)
     }
 }

@@ -1,16 +1,22 @@
 //! Places that are being written, and those that are coming back, held from Python.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use meteora_core::peft::Module;
 use meteora_core::registry;
+use meteora_cuda::CudaError;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::adapter::Adapter;
+use crate::buffers::Buffers;
+use crate::cuda::to_py;
+use crate::devices::Devices;
 use crate::errors::{contained, raise};
 use crate::kernel::SiteKernel;
+use crate::memory::distinct;
 use crate::plan::Hold;
 
 /// See `_native.pyi`. Its lock is only ever taken without the GIL, which a thread that writes may wait for.
@@ -45,6 +51,7 @@ pub struct GateReservation {
 #[pyclass(frozen, module = "meteora_rs._native")]
 pub struct Retired {
     inner: registry::Retired,
+    devices: Arc<Devices>,
 }
 
 fn used_up() -> PyErr {
@@ -75,6 +82,35 @@ impl Reservation {
     pub fn take(&self, py: Python<'_>) -> PyResult<registry::Reservation> {
         py.detach(|| lock(&self.inner).take()).ok_or_else(used_up)
     }
+
+    /// Whether everything was written, and has arrived, before `cancel` came.
+    fn write(
+        &self,
+        sites: &[Buffers],
+        modules: &[Module],
+        slot: usize,
+        page_start: usize,
+    ) -> Result<bool, CudaError> {
+        for memory in distinct(sites.iter().map(|site| site.memory)) {
+            let mut writer = memory.writer()?;
+            for site in sites.iter().filter(|site| site.memory == memory) {
+                site.clear_slot(&mut writer, slot, page_start)?;
+            }
+            for module in modules {
+                let site = &sites[module.site];
+                if site.memory != memory {
+                    continue;
+                }
+                if !self.in_place && self.cancelled.load(Ordering::Relaxed) {
+                    writer.finish()?;
+                    return Ok(false);
+                }
+                site.write_slot(&mut writer, slot, page_start, module)?;
+            }
+            writer.finish()?;
+        }
+        Ok(true)
+    }
 }
 
 #[pymethods]
@@ -97,18 +133,10 @@ impl Reservation {
             let reserved = place.as_mut()?;
             reserved.begin();
             let (slot, page_start) = (reserved.slot(), reserved.page_start());
-            for site in &sites {
-                site.clear_slot(slot, page_start);
-            }
-            for module in modules {
-                if !self.in_place && self.cancelled.load(Ordering::Relaxed) {
-                    return Some(false);
-                }
-                sites[module.site].write_slot(slot, page_start, module);
-            }
-            Some(true)
+            Some(self.write(&sites, modules, slot, page_start))
         })?
-        .ok_or_else(used_up)
+        .ok_or_else(used_up)?
+        .map_err(to_py)
     }
 
     fn cancel(&self) {
@@ -144,8 +172,8 @@ impl GateReservation {
 }
 
 impl Retired {
-    pub fn new(inner: registry::Retired) -> Retired {
-        Retired { inner }
+    pub fn new(inner: registry::Retired, devices: Arc<Devices>) -> Retired {
+        Retired { inner, devices }
     }
 }
 
@@ -153,6 +181,7 @@ impl Retired {
 impl Retired {
     fn wait(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
         let timeout = timeout(seconds)?;
+        self.devices.settle(py)?;
         Ok(py.detach(|| self.inner.wait(timeout)))
     }
 

@@ -47,6 +47,8 @@ def examine(model: str | None) -> dict[str, dict[str, Any]]:
     Raises:
         OSError: the model's config can't be read.
     """
+    from meteora_rs.cli.cuda_report import cuda
+
     return {
         "versions": versions(),
         "machine": {
@@ -55,6 +57,7 @@ def examine(model: str | None) -> dict[str, dict[str, Any]]:
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         },
         "kernels": kernels(),
+        "cuda": cuda(),
         "pools": pools(model),
     }
 
@@ -76,12 +79,8 @@ def kernels() -> dict[str, Any]:
 
     from meteora_rs import _native
 
-    cuda = "the CPU kernels serve; there are no CUDA kernels in this version"
-    if not torch.cuda.is_available():
-        cuda = "no CUDA device"
     return {
         "cpu": f"{_native.isa()} ({WHY[_native.isa()]})",
-        "cuda": cuda,
         "threads": f"{torch.get_num_threads()} (torch.get_num_threads())",
     }
 

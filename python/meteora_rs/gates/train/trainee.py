@@ -82,8 +82,7 @@ class SiteGates(nn.Module):
         plan: Plan = self._meteora._context.plan([adapters], None, self._top_k)
         n_slots = self._meteora._registry.slots
         record = auto_record(slots_of(self.names, plan, n_slots), n_slots + 1)
-        plan.routes = torch.tensor([record, record], dtype=torch.int32)
-        return plan
+        return plan.rerouted(torch.tensor([record, record], dtype=torch.int32))
 
     def rows(self) -> dict[str, dict[str, tuple[Tensor, float]]]:
         """The gates in the form of `Meteora.set_gates`."""
@@ -122,11 +121,12 @@ class _Step:
             self._begin_group(site, x)
         assert self._rows is not None  # a group's leader is called first
         plan, slots = self._plan, self._slots.to(x.device)
+        routes = plan.on(site.place)
         table = torch.cat([site.table, site.table.new_zeros(1, ENTRY_WIDTH)])
         table[slots, 2] &= ~KIND_ABS  # the rows before may have been Arrow's
         out = ops.gated_lora(
             base, x, *self._rows, site.lora_A, site.lora_B_packed, table,
-            plan.row_route, plan.routes, plan.top_k, plan.temperature,
+            routes.row_route, routes.records, plan.top_k, plan.temperature,
         )  # fmt: skip
         return held(out, plan)
 

@@ -1,5 +1,8 @@
 //! Torch by its C shim: nothing of libtorch is linked.
 
+mod arguments;
+mod cpu;
+pub mod cuda;
 pub mod op;
 pub mod parallel;
 pub mod shim;

@@ -1,7 +1,7 @@
 //! The functions of torch's stable C shim that are used here, found in the loaded libtorch_cpu.
 
 use std::ffi::{c_char, c_void, CStr, CString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// A tensor handle of the shim.
@@ -45,6 +45,10 @@ shim! {
     sizes = "aoti_torch_get_sizes": fn(Tensor, *mut *mut i64) -> i32;
     strides = "aoti_torch_get_strides": fn(Tensor, *mut *mut i64) -> i32;
     dtype = "aoti_torch_get_dtype": fn(Tensor, *mut i32) -> i32;
+    device_type = "aoti_torch_get_device_type": fn(Tensor, *mut i32) -> i32;
+    device_index = "aoti_torch_get_device_index": fn(Tensor, *mut i32) -> i32;
+    copy_into = "aoti_torch_copy_": fn(Tensor, Tensor, i32) -> i32;
+    cuda = "aoti_torch_device_type_cuda": fn() -> i32;
     empty_strided = "aoti_torch_empty_strided":
         fn(i64, *const i64, *const i64, i32, i32, i32, *mut Tensor) -> i32;
     delete = "aoti_torch_delete_tensor_object": fn(Tensor) -> i32;
@@ -60,10 +64,36 @@ shim! {
 }
 
 static SHIM: OnceLock<Shim> = OnceLock::new();
+/// The folder of torch's libraries.
+static LIBRARIES: OnceLock<PathBuf> = OnceLock::new();
 
 /// The shim, if [`load`] has found it.
 pub fn get() -> Option<&'static Shim> {
     SHIM.get()
+}
+
+/// The stream on which torch's work for CUDA device `ordinal` goes in this thread.
+///
+/// It is in torch's CUDA library, which is there wherever there are CUDA tensors.
+pub fn current_stream(ordinal: i32) -> Result<*mut c_void, String> {
+    type CurrentStream = unsafe extern "C-unwind" fn(i32, *mut *mut c_void) -> i32;
+    static FOUND: OnceLock<CurrentStream> = OnceLock::new();
+    let current = match FOUND.get() {
+        Some(current) => *current,
+        None => {
+            let lib = LIBRARIES.get().ok_or("torch has not been found")?;
+            let library = open(lib, "libtorch_cuda")?;
+            let address = symbol([library, library], "aoti_torch_get_current_cuda_stream\0")?;
+            // SAFETY: the symbol's type, as declared in torch/csrc/inductor/aoti_torch/c/shim.h.
+            *FOUND.get_or_init(|| unsafe { std::mem::transmute::<*mut c_void, CurrentStream>(address) })
+        }
+    };
+    let mut stream = std::ptr::null_mut();
+    // SAFETY: an out-pointer.
+    match unsafe { current(ordinal, &mut stream) } {
+        0 => Ok(stream),
+        _ => Err(format!("torch has no current stream for CUDA device {ordinal}")),
+    }
 }
 
 /// Finds the shim in the libtorch beside `torch_init`, the `__file__` of the imported torch.
@@ -75,20 +105,22 @@ pub fn load(torch_init: &str) -> Result<&'static Shim, String> {
         .parent()
         .unwrap_or(Path::new(""))
         .join("lib");
-    let open = |name: &str| {
-        let path = lib.join(format!("{name}{}", std::env::consts::DLL_SUFFIX));
-        let text = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|error| error.to_string())?;
-        // SAFETY: a path; NOLOAD only finds what torch has loaded, so no code of the library's is run.
-        let handle = unsafe { libc::dlopen(text.as_ptr(), libc::RTLD_NOLOAD | libc::RTLD_LAZY) };
-        if handle.is_null() {
-            return Err(format!("torch's {} is not loaded", path.display()));
-        }
-        Ok(handle)
-    };
-    let libraries = [open("libtorch_cpu")?, open("libc10")?];
+    let lib = LIBRARIES.get_or_init(|| lib);
+    let libraries = [open(lib, "libtorch_cpu")?, open(lib, "libc10")?];
     // SAFETY: the two libraries that `find` asks for.
     let shim = unsafe { Shim::find(libraries)? };
     Ok(SHIM.get_or_init(|| shim))
+}
+
+fn open(lib: &Path, name: &str) -> Result<*mut c_void, String> {
+    let path = lib.join(format!("{name}{}", std::env::consts::DLL_SUFFIX));
+    let text = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|error| error.to_string())?;
+    // SAFETY: a path; NOLOAD only finds what torch has loaded, so no code of the library's is run.
+    let handle = unsafe { libc::dlopen(text.as_ptr(), libc::RTLD_NOLOAD | libc::RTLD_LAZY) };
+    if handle.is_null() {
+        return Err(format!("torch's {} is not loaded", path.display()));
+    }
+    Ok(handle)
 }
 
 fn symbol(libraries: [*mut c_void; 2], name: &'static str) -> Result<*mut c_void, String> {

@@ -1,0 +1,65 @@
+"""The op alone at real sizes: µs a call, bytes a second against a copy, and torch peers on the same routes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.peers import PEERS, stacked
+from benchmarks.gpu.sites import DTYPE, RANKS, SHAPES, make_site
+from benchmarks.gpu.timing import in_graph
+
+TOKENS = (1, 4, 16, 64, 512, 2048)
+COLD = 256 << 20  # bytes of sites to go round, so that no cache holds the next one
+PEER_TOKENS = 64  # gathers of each token's weights are out of all proportion beyond
+
+
+def copy_rate() -> float:
+    """Bytes a second that a copy reads and writes."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    micros, _ = in_graph(lambda: target.copy_(source), 1)
+    return 2 * source.numel() / micros * 1e6
+
+
+def measure(shape: str, ranks: str, top_k: int, tokens: int, rate: float) -> dict[str, Any]:
+    """One row: our time, its share of the copy's rate, each peer's ratio to it."""
+    d_in, d_out = SHAPES[shape]
+    first = make_site(d_in, d_out, RANKS[ranks], 0)
+    each = first.gate.numel() * 4 + first.lora_A.numel() + first.lora_B_packed.numel()
+    sites = [first, *(make_site(d_in, d_out, RANKS[ranks], seed) for seed in range(1, max(2, -(-COLD // each))))]
+    x = torch.randn(tokens, d_in, device="cuda").to(DTYPE)
+    base = torch.randn(tokens, d_out, device="cuda").to(DTYPE)
+    micros, spread = in_graph(lambda: [site.call(base, x, top_k) for site in sites], len(sites))
+    row: dict[str, Any] = {"shape": shape, "ranks": ranks, "top_k": top_k, "tokens": tokens, "us": micros,
+                           "spread_us": spread}  # fmt: skip
+    row["of_copy"] = first.bytes(tokens, top_k, d_in, d_out) / micros * 1e6 / rate
+    if tokens <= PEER_TOKENS:
+        packed = [stacked(site, d_in, d_out) for site in sites[:4]]
+        for name, peer in PEERS.items():
+
+            def work(peer: Any = peer) -> list[torch.Tensor]:
+                return [peer(s, w, base, x, top_k) for s, w in zip(sites[:4], packed, strict=False)]
+
+            row[name] = in_graph(work, len(packed))[0] / micros
+    return row
+
+
+def main(out: Path) -> None:
+    """Measure; rows are written as they come, so that a time limit loses only what is left."""
+    rate = copy_rate()
+    rows: list[dict[str, Any]] = []
+    for tokens in TOKENS:
+        for shape in SHAPES:
+            for ranks, top_k in (("8", 2), ("mixed", 2), ("16", 1)):
+                rows.append(measure(shape, ranks, top_k, tokens, rate))
+                print(rows[-1], flush=True)
+                out.write_text(json.dumps({"copy_bytes_a_second": rate, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

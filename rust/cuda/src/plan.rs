@@ -1,0 +1,346 @@
+//! Which kernels a call launches, on which grids, and where its workspace has what: a pure function of the sizes.
+
+use crate::abi::{
+    choose_bytes, scatter_bytes, Op, DECODE_TOKENS, DENSE_ROWS, DENSE_TOKENS, MAX_SLICES, MAX_SLOTS,
+    SHRINK_BYTES,
+};
+use crate::error::CudaError;
+
+/// Arrays of the workspace begin at multiples of this.
+const ALIGNMENT: usize = 256;
+/// Bytes of workspace that a call may take: a longer batch is worked off in parts.
+const WORKSPACE: usize = 64 << 20;
+/// Tokens in a part at most.
+const PART: usize = 4096;
+/// The largest y and z of a grid.
+const GRID_Y: usize = 65_535;
+
+/// The sizes of one call.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Tokens of the whole batch.
+    pub tokens: usize,
+    /// Input width.
+    pub in_features: usize,
+    /// The widest output among the slices.
+    pub out_features: usize,
+    /// Slices.
+    pub slices: usize,
+    /// Slots, the base's among them.
+    pub slots: usize,
+    /// Pages of each pool.
+    pub pages: usize,
+    /// The most adapters that one token can use.
+    pub places: usize,
+    /// Rank rows of all adapters that the routes admit, or more.
+    pub rank_rows: usize,
+}
+
+/// One launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Which kernel.
+    pub op: Op,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: u32,
+    /// Dynamic shared memory, bytes.
+    pub shared: u32,
+}
+
+/// Where the arrays of the workspace begin, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Workspace {
+    /// f32 `[slices, tokens, slots]`.
+    pub logits: usize,
+    /// i32 `[slices, tokens]`.
+    pub chosen_count: usize,
+    /// i32 `[slices, tokens, places]`.
+    pub chosen_slots: usize,
+    /// f32 `[slices, tokens, places]`.
+    pub chosen_weights: usize,
+    /// f32 `[slices, tokens, 8 * pages]`.
+    pub u: usize,
+    /// i32 `[slices, 2, slots]`.
+    pub slot_counts: usize,
+    /// i32 `[slices, 2, slots]`.
+    pub slot_cursors: usize,
+    /// i32 `[slices, slots + 2]`.
+    pub segment_indptr: usize,
+    /// i32 `[slices, tokens * places]`.
+    pub pair_tokens: usize,
+    /// i32 `[slices, tokens]`.
+    pub token_order: usize,
+    /// Its size.
+    pub bytes: usize,
+}
+
+impl Sizes {
+    /// Whether kernels take these sizes.
+    ///
+    /// # Errors
+    /// More slices or slots, or larger dimensions, than they do.
+    pub fn check(&self) -> Result<(), CudaError> {
+        let limits = [
+            ("slices", self.slices, MAX_SLICES),
+            ("slots", self.slots, MAX_SLOTS),
+            ("places", self.places, MAX_SLOTS),
+            ("in_features", self.in_features, i32::MAX as usize),
+            ("out_features", self.out_features, i32::MAX as usize),
+            ("rank rows", 8 * self.pages, i32::MAX as usize),
+        ];
+        match limits.into_iter().find(|(_, size, most)| size > most) {
+            Some((name, size, most)) => Err(CudaError::Shape(format!(
+                "the CUDA kernels take at most {most} {name}, not {size}"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Tokens that are worked off at a time: all of them where the workspace stays small.
+    pub fn part(&self) -> usize {
+        let one = self
+            .workspace(1)
+            .bytes
+            .saturating_sub(self.workspace(0).bytes)
+            .max(1);
+        self.tokens.min(PART).min((WORKSPACE / one).max(DECODE_TOKENS))
+    }
+
+    /// The workspace for `tokens` tokens.
+    pub fn workspace(&self, tokens: usize) -> Workspace {
+        let decode = self.is_decode();
+        let mut bytes = 0;
+        let mut place = |elements: usize| {
+            let start = bytes;
+            bytes += (4 * self.slices * elements).next_multiple_of(ALIGNMENT);
+            start
+        };
+        let mut workspace = Workspace {
+            logits: place(tokens * self.slots),
+            chosen_count: place(tokens),
+            chosen_slots: place(tokens * self.places),
+            chosen_weights: place(tokens * self.places),
+            u: place(tokens * 8 * self.pages),
+            ..Workspace::default()
+        };
+        if !decode {
+            workspace.slot_counts = place(2 * self.slots);
+            workspace.slot_cursors = place(2 * self.slots);
+            workspace.segment_indptr = place(self.slots + 2);
+            workspace.pair_tokens = place(tokens * self.places);
+            workspace.token_order = place(tokens);
+        }
+        workspace.bytes = bytes;
+        workspace
+    }
+
+    /// The launches for `tokens` tokens (a part of the batch), in order.
+    pub fn steps(&self, tokens: usize, multiprocessors: u32) -> Vec<Step> {
+        let step = |op, x: usize, y: usize, z: usize, block, shared: usize| {
+            debug_assert!(y <= GRID_Y);
+            Step {
+                op,
+                grid: [x as u32, y as u32, z as u32],
+                block,
+                shared: shared as u32,
+            }
+        };
+        let (slots, slices) = (self.slots, self.slices);
+        let choose = choose_bytes(slots, self.places);
+        let multiprocessors = multiprocessors as usize;
+        if self.is_decode() {
+            let quads = tokens.div_ceil(4);
+            let columns = self.out_features.div_ceil(256);
+            if self.tokens <= DENSE_TOKENS && self.rank_rows * slices <= DENSE_ROWS {
+                return vec![
+                    step(Op::DecodeDense, 4 * slots, quads, slices, 128, 0),
+                    step(Op::DecodeChooseExpand, columns, tokens, slices, 128, choose),
+                ];
+            }
+            // Enough blocks to fill the device twice, and no more than there are rank rows to share out.
+            let split = (2 * multiprocessors / (tokens * slices).max(1)).clamp(1, 16);
+            return vec![
+                step(Op::DecodeLogits, slots, quads, slices, 128, 0),
+                step(Op::DecodeShrink, split, tokens, slices, 128, choose),
+                step(Op::DecodeExpand, columns, tokens, slices, 128, 0),
+            ];
+        }
+        vec![
+            step(
+                Op::PrefillLogits,
+                slots.div_ceil(4),
+                tokens.div_ceil(8),
+                slices,
+                128,
+                0,
+            ),
+            step(Op::PrefillChoose, tokens, 1, slices, 32, choose),
+            step(
+                Op::PrefillScatter,
+                tokens.div_ceil(128),
+                1,
+                slices,
+                128,
+                scatter_bytes(slots),
+            ),
+            step(
+                Op::PrefillShrink,
+                4 * multiprocessors,
+                1,
+                slices,
+                128,
+                SHRINK_BYTES,
+            ),
+            step(
+                Op::PrefillExpand,
+                self.out_features.div_ceil(32),
+                tokens.div_ceil(64),
+                slices,
+                128,
+                0,
+            ),
+        ]
+    }
+
+    /// By the whole batch, so that a last short part takes the same path as the others.
+    fn is_decode(&self) -> bool {
+        self.tokens <= DECODE_TOKENS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(tokens: usize) -> Sizes {
+        Sizes {
+            tokens,
+            in_features: 4096,
+            out_features: 14_336,
+            slices: 1,
+            slots: 33,
+            pages: 64,
+            places: 2,
+            rank_rows: 257,
+        }
+    }
+
+    #[test]
+    fn few_tokens_take_three_launches_or_two_where_the_pool_is_small() {
+        let ops = |sizes: Sizes| {
+            sizes
+                .steps(sizes.tokens, 132)
+                .iter()
+                .map(|step| step.op)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            ops(sizes(1)),
+            [Op::DecodeLogits, Op::DecodeShrink, Op::DecodeExpand]
+        );
+        assert_eq!(
+            ops(Sizes {
+                rank_rows: 256,
+                ..sizes(4)
+            }),
+            [Op::DecodeDense, Op::DecodeChooseExpand]
+        );
+        assert_eq!(
+            ops(Sizes {
+                rank_rows: 256,
+                slices: 2,
+                ..sizes(4)
+            })[0],
+            Op::DecodeLogits
+        );
+        assert_eq!(ops(sizes(65)).len(), 5);
+    }
+
+    #[test]
+    fn grids_cover_tokens_slots_and_columns() {
+        for tokens in [1, 3, 4, 64, 65, 129, 4096] {
+            for slots in [1, 4, 33, 4097] {
+                for out_features in [1, 128, 257, 14_336] {
+                    let sizes = Sizes {
+                        slots,
+                        out_features,
+                        ..sizes(tokens)
+                    };
+                    for step in sizes.steps(tokens, 132) {
+                        let [x, y, _] = step.grid.map(|size| size as usize);
+                        assert!(x > 0 && y > 0 && y <= GRID_Y, "{step:?}");
+                        match step.op {
+                            Op::DecodeLogits => assert!(x == slots && 4 * y >= tokens),
+                            Op::DecodeDense => assert!(x == 4 * slots && 4 * y >= tokens),
+                            Op::DecodeShrink => assert!(y == tokens),
+                            Op::DecodeExpand | Op::DecodeChooseExpand => {
+                                assert!(256 * x >= out_features && y == tokens);
+                            }
+                            Op::PrefillLogits => assert!(4 * x >= slots && 8 * y >= tokens),
+                            Op::PrefillChoose => assert!(x == tokens),
+                            Op::PrefillScatter => assert!(128 * x >= tokens),
+                            Op::PrefillShrink => assert!(x == 4 * 132),
+                            Op::PrefillExpand => assert!(32 * x >= out_features && 64 * y >= tokens),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn arrays_of_the_workspace_do_not_overlap() {
+        let sizes = Sizes {
+            slices: 3,
+            ..sizes(300)
+        };
+        let at = sizes.workspace(300);
+        let ends = [
+            (at.logits, 300 * 33),
+            (at.chosen_count, 300),
+            (at.chosen_slots, 300 * 2),
+            (at.chosen_weights, 300 * 2),
+            (at.u, 300 * 512),
+            (at.slot_counts, 2 * 33),
+            (at.slot_cursors, 2 * 33),
+            (at.segment_indptr, 35),
+            (at.pair_tokens, 300 * 2),
+            (at.token_order, 300),
+        ];
+        let mut next = 0;
+        for (start, elements) in ends {
+            assert!(start >= next && start % ALIGNMENT == 0);
+            next = start + 4 * 3 * elements;
+        }
+        assert!(next <= at.bytes);
+    }
+
+    #[test]
+    fn a_long_batch_is_cut_to_a_bounded_workspace() {
+        assert_eq!(sizes(1000).part(), 1000);
+        assert_eq!(sizes(100_000).part(), PART);
+        let wide = Sizes {
+            slots: 4097,
+            places: 4097,
+            pages: 4096,
+            ..sizes(100_000)
+        };
+        assert!(wide.part() >= DECODE_TOKENS && wide.workspace(wide.part()).bytes <= WORKSPACE + (1 << 20));
+    }
+
+    #[test]
+    fn sizes_beyond_the_kernels_are_refused_by_name() {
+        let error = Sizes {
+            slots: 5000,
+            ..sizes(1)
+        }
+        .check()
+        .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the CUDA kernels take at most 4097 slots, not 5000"
+        );
+    }
+}
