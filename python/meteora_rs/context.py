@@ -7,13 +7,13 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from copy import copy
-from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
 from meteora_rs import _native
+from meteora_rs.block import Block, Holder
 from meteora_rs.errors import MeteoraError, RouteError
 from meteora_rs.leases import Lease, Leases
 from meteora_rs.routes import Auto, Route, to_native
@@ -151,85 +151,6 @@ class Plan:
                 f"route: {self.listed} routes for a batch of {rows} rows; give one route, or one for each row (rows "
                 "that generate() repeats follow their own)"
             )
-
-
-class Holder:
-    """A mutable cell with the plan in force; compiled graphs read through it, so no branch and no guard on it."""
-
-    __slots__ = ("__weakref__", "_before", "ended", "inside", "lease", "plan")
-
-    def __init__(
-        self, plan: Plan, inside: bool = False, lease: Lease | None = None, before: Holder | None = None
-    ) -> None:
-        self.plan = plan
-        self.lease = lease  # None for the default plan, which no block ends: it holds its adapters itself
-        self.inside = inside  # inside generate() or forward(): rows have been checked, and may have been repeated
-        # In force again when this one's block ends. Weak: who copies a context keeps what is in force, not what was.
-        self._before = None if before is None else weakref.ref(before)
-        self.ended = False
-
-    def before(self) -> Holder | None:
-        """The one before that has not ended."""
-        before = self._before() if self._before is not None else None
-        return before.before() if before is not None and before.ended else before
-
-
-class Block:
-    """Puts a plan in force in this thread or task from its entrance to its exit; entered once.
-
-    The context holds the adapters, not the block: whatever runs in a copy of the context keeps them, and where a
-    block is never closed they go with the thread or task. A block that is forgotten in its own context is closed then
-    and there, with a warning.
-    """
-
-    __slots__ = ("_before", "_context", "_holder", "_inside", "_plan", "_what")
-
-    def __init__(self, context: RoutingContext, plan: Plan, what: str, inside: bool = False) -> None:
-        self._context, self._plan, self._what, self._inside = context, plan, what, inside
-        self._holder: weakref.ref[Holder] | None = None
-        self._before: Holder | None = None  # for as long as this block is open
-
-    def __enter__(self) -> Plan:
-        """Put the plan in force.
-
-        Raises:
-            MeteoraError: nobody holds the plan's adapters any more.
-        """
-        var, plan = self._context.var, self._plan
-        self._before = var.get()
-        holder = Holder(plan, self._inside, plan.lease(self._what), self._before)
-        plan.native.release()
-        self._holder = weakref.ref(holder)
-        var.set(holder)
-        return plan
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        where: TracebackType | None = None,
-    ) -> None:
-        """Put the plan before in force again."""
-        holder = self._holder() if self._holder is not None else None
-        if holder is not None:
-            self._close(holder)
-        self._holder = self._before = None
-
-    def __del__(self) -> None:
-        ref: weakref.ref[Holder] | None = getattr(self, "_holder", None)
-        holder = ref() if ref is not None else None
-        # In another thread nothing can be said of the context that it was entered in: it ends with that.
-        if holder is not None and self._context.var.get() is holder:
-            if holder.lease is not None:
-                holder.lease.warn("it is closed, and its adapters are released,")
-            self._close(holder)
-
-    def _close(self, holder: Holder) -> None:
-        holder.ended = True
-        if holder.lease is not None:
-            holder.lease.closed = True
-        if self._context.var.get() is holder:
-            self._context.var.set(holder.before() or self._context.default)
 
 
 class RoutingContext:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from meteora_rs.context import Block
+from meteora_rs.block import Block
 from meteora_rs.errors import MeteoraError
 from meteora_rs.handle.attached import Attached
 from meteora_rs.routes import Route
