@@ -4,7 +4,7 @@
 use crate::driver::Address;
 
 /// `METEORA_ABI_VERSION`.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 pub const MAX_SLICES: usize = 4;
 pub const MAX_SLOTS: usize = 4097;
 /// Up to this many tokens a call takes the decode path.

@@ -170,10 +170,10 @@ impl Sizes {
         vec![
             step(
                 Op::PrefillLogits,
-                slots.div_ceil(4),
-                tokens.div_ceil(8),
+                slots.div_ceil(32),
+                tokens.div_ceil(16),
                 slices,
-                128,
+                256,
                 0,
             ),
             step(Op::PrefillChoose, tokens, 1, slices, 32, choose),
@@ -278,7 +278,7 @@ mod tests {
                             Op::DecodeExpand | Op::DecodeChooseExpand => {
                                 assert!(256 * x >= out_features && y == tokens);
                             }
-                            Op::PrefillLogits => assert!(4 * x >= slots && 8 * y >= tokens),
+                            Op::PrefillLogits => assert!(32 * x >= slots && 16 * y >= tokens),
                             Op::PrefillChoose => assert!(x == tokens),
                             Op::PrefillScatter => assert!(128 * x >= tokens),
                             Op::PrefillShrink => assert!(x == 4 * 132),
