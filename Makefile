@@ -34,7 +34,7 @@ endif
 comma := ,
 step = @printf '$(BLUE)==> %s$(OFF)\n' "$(1)"
 
-.PHONY: help env demo test test-rust test-python check check-rust check-python bench bench-hot soak loom miri tsan fuzz-plain fuzz fuzz-short clean
+.PHONY: help env demo test test-rust test-python check check-rust check-python bench bench-hot soak loom miri tsan asan fuzz-plain fuzz fuzz-short clean
 
 help: ## this list
 	@printf 'meteora-rs: make <target>\n\n'
@@ -132,10 +132,14 @@ tsan: $(VENV)/.stamp-requirements ## the registry's threads under ThreadSanitize
 	@RUSTFLAGS='-Zsanitizer=thread' cargo +nightly test -Zbuild-std --target $(HOST) --target-dir target/tsan \
 	  --package meteora-core --test registry --test kernel_grid
 
-miri: $(VENV)/.stamp-requirements ## the unsafe code that miri can run (needs nightly with miri)
+asan: $(VENV)/.stamp-requirements ## the kernels and parsers under AddressSanitizer (needs nightly)
+	$(call step,AddressSanitizer)
+	@RUSTFLAGS='-Zsanitizer=address' cargo +nightly test --target $(HOST) --target-dir target/asan --package meteora-core
+
+miri: $(VENV)/.stamp-requirements ## the registry, packing and parsing under miri (needs nightly with miri; kernels take it hours)
 	$(call step,Miri)
-	@MIRIFLAGS='-Zmiri-disable-isolation' cargo +nightly miri test --target-dir target/miri --package meteora-core \
-	  --test kernel_portable --test registry -- --skip threads --skip histories
+	@export MIRIFLAGS='-Zmiri-disable-isolation'; miri="cargo +nightly miri test --target-dir target/miri -p meteora-core"; \
+	  $$miri --lib -- pack rows json; $$miri --test registry -- capacity in_place places rules
 
 fuzz-plain: ## the fuzz targets without cargo-fuzz, under AddressSanitizer (FUZZ_RUNS=1000000; needs nightly)
 	$(call step,$(FUZZ_RUNS) runs of each fuzz target)

@@ -10,6 +10,7 @@ from typing import Any
 import meteora_rs
 import torch
 from meteora_rs import MeteoraConfig
+from meteora_rs.gates import ArrowGate
 
 from benchmarks.models import twin
 
@@ -39,8 +40,7 @@ def arrow_rows(base: Any, adapter: Path) -> float:
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        for site in meteora.sites:
-            site.kernel.write_arrow(parsed, 0)
+        ArrowGate(parsed, meteora.sites).write(0)
         times.append(time.perf_counter() - start)
     meteora.detach()
     return round(statistics.median(times), 5)

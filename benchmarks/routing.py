@@ -17,6 +17,7 @@ import argparse
 import datetime
 import json
 import os
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,12 @@ def fitted(args: argparse.Namespace, model: Any, tokenizer: Any, late: list[str]
     data = {each.name: read_texts(args.tasks / each.name / "train.jsonl", args.train) for each in meteora.adapters()}
     start, cpu = time.perf_counter(), time.process_time()
     report = meteora.fit_gates(data, tokenizer=tokenizer, **json.loads(args.fit))
-    spent = {"wall_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
+    spent = {
+        "wall_s": time.perf_counter() - start,
+        "cpu_s": time.process_time() - cpu,
+        "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,  # model and adapters included
+        "threads": torch.get_num_threads(),
+    }
     print(report, spent, report.losses, sep="\n", flush=True)
     return meteora, {**report.to_dict(), **spent}
 

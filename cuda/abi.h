@@ -48,7 +48,7 @@ typedef unsigned long long uint64_t;
 #define METEORA_ABI_VERSION 3
 
 #define METEORA_MAX_SLICES 4   // q, k, v; gate, up
-#define METEORA_MAX_SLOTS 4097 // 4,096 adapters and the base
+#define METEORA_MAX_SLOTS 4098 // 4,096 adapters, and two for the base as a class
 
 // Dynamic shared memory, bytes.
 #define METEORA_CHOOSE_BYTES(slots, places) (4 + 4 * (slots) + 8 * (places))

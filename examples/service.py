@@ -59,6 +59,7 @@ async def serve(meteora: Meteora, tokenizer: Any, port: int) -> asyncio.Server:
             writer.write(json.dumps(reply).encode() + b"\n")
             await writer.drain()
         writer.close()
+        await writer.wait_closed()
 
     return await asyncio.start_server(connected, "localhost", port)
 

@@ -41,6 +41,7 @@ def test_it_answers_while_adapters_come_and_go(service: ModuleType, tmp_path: Pa
             writer.write(json.dumps(request).encode() + b"\n")
             replies.append(json.loads(await reader.readline()))
         writer.close()
+        await writer.wait_closed()
         return replies
 
     async def main() -> None:
@@ -75,6 +76,7 @@ def test_it_answers_while_adapters_come_and_go(service: ModuleType, tmp_path: Pa
         assert refused[4]["answer"]["slots"]["live"] == 2
         server.close()
         await server.wait_closed()
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))  # connections end by themselves
 
     asyncio.run(main())
     assert meteora.stats().held == ()

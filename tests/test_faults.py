@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,17 @@ def test_an_interrupt_in_the_middle_of_a_load(loaded: Meteora) -> None:
     check_untouched(loaded, before)
 
 
+def test_an_interrupt_after_an_unload_keeps_no_memory(loaded: Meteora, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = adapter(loaded.model, 4, seed=5)
+    loaded.load_adapter(source, "new")
+    with monkeypatch.context() as patch:
+        patch.setattr(loaded._context, "refresh", _thread.interrupt_main)
+        with pytest.raises(KeyboardInterrupt):
+            loaded.unload_adapter("new")
+            time.sleep(1)
+    loaded.load_adapter(source, "new")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_fork_after_attach() -> None:
     """Where no load ran at the fork, the child has its own adapters from then on; what either does, it does alone."""
@@ -208,37 +220,29 @@ def test_a_fork_after_attach() -> None:
     assert done.returncode == 0 and "right" in done.stdout, done.stderr
 
 
-def test_the_interpreter_ends_while_loaders_run() -> None:
-    script = """
+def test_the_interpreter_ends_while_loads_run(tmp_path: Path) -> None:
+    """Awaited ones, and one that reads files in a daemon thread; inside torch just then, torch itself would abort."""
+    write(adapter(tiny_model(), 8), tmp_path / "it")
+    script = f"""
     import asyncio
-    source = adapter(model, 8, seed=2)
 
-    def load(name):
+    async def load(name):
         while True:
-            meteora.load_adapter(source, name)
-            meteora.unload_adapter(name)
+            await meteora.aload_adapter("{tmp_path}/it", name)
+            await meteora.aunload_adapter(name)
 
-    async def aload():
+    async def serve():
+        tasks = [asyncio.create_task(load(name)) for name in ("a", "b")]
+        await asyncio.sleep(0.5)
+        assert not any(task.done() for task in tasks)
+        raise SystemExit
+
+    def read():
         while True:
-            await meteora.aload_adapter(source, "awaited")
-            await meteora.aunload_adapter("awaited")
+            meteora._registry.parse_folder("c", "{tmp_path}/it")
 
-    def generate():
-        while True:
-            model.generate(prompt(), max_new_tokens=4, do_sample=False)
-
-    threads = [
-        threading.Thread(target=load, args=("a",), daemon=True),
-        threading.Thread(target=lambda: asyncio.run(aload()), daemon=True),
-        threading.Thread(target=generate, daemon=True),
-    ]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.5)
-    print("ends", flush=True)
+    threading.Thread(target=read, daemon=True).start()
+    asyncio.run(serve())
     """
     done = run(script)
-    assert "ends" in done.stdout
-    assert done.returncode == 0, done.stderr
-    for word in ("panicked", "Fatal Python error", "Segmentation"):
-        assert word not in done.stderr, done.stderr
+    assert done.returncode == 0 and done.stderr == "", done.stderr

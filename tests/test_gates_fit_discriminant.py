@@ -34,7 +34,7 @@ def dense(x: Tensor, labels: Tensor, shrinkage: float) -> Tensor:
     means = torch.stack([x[labels == c].mean(0) for c in range(CLASSES)])
     scatters = [torch.cov(x[labels == c].T, correction=0) for c in range(CLASSES)]
     s = torch.stack(scatters).mean(0)
-    s += shrinkage * s.diagonal().mean() * torch.eye(WIDTH, dtype=torch.float64)
+    s += shrinkage * s.diagonal().diag()
     rows = torch.linalg.solve(s, means.T).T
     logits: Tensor = x @ rows.T - 0.5 * (rows * means).sum(1)
     return logits
@@ -50,6 +50,15 @@ def test_equals_the_dense_form(per_class: list[int], shrinkage: float) -> None:
     expected = dense(x, labels, shrinkage)
     difference = (logits - logits.mean(1, keepdim=True)) - (expected - expected.mean(1, keepdim=True))
     assert difference.abs().max() < 2e-3 * expected.std()
+
+
+def test_the_scale_of_a_coordinate_changes_no_logit() -> None:
+    x, labels, _ = clouds([400] * CLASSES)
+    scales = torch.logspace(-0.7, 0.7, WIDTH, dtype=torch.float64)
+    rows, biases = solve(summed(x, labels), [0.1])[0]
+    scaled, scaled_biases = solve(summed(x * scales, labels), [0.1])[0]
+    assert torch.allclose(scaled * scales.float(), rows, rtol=1e-2, atol=1e-3 * rows.abs().max().item())
+    assert torch.allclose(scaled_biases, biases, rtol=1e-2)
 
 
 def test_each_shrinkage_is_solved_as_if_alone() -> None:
@@ -68,6 +77,28 @@ def test_wide_inputs_are_summed_in_blocks() -> None:
     weight = labels.bincount().double().reciprocal()[labels, None] / CLASSES
     centred = x - means[labels]
     assert torch.allclose(summed(x, labels).scatter(), centred.T @ (centred * weight), atol=1e-5)
+
+
+def test_a_weight_counts_as_that_many_tokens() -> None:
+    x, labels, _ = clouds([60, 50, 40])
+    times = torch.randint(1, 4, (len(x),), generator=torch.Generator().manual_seed(0))
+    weighted = ClassStatistics(WIDTH, labels.bincount().double())
+    for start in (0, 70):  # in two batches
+        part = slice(start, start + 70 if start == 0 else None)
+        weighted.add(x[part], labels[part], times[part].float())
+    repeated = x.repeat_interleave(times, 0), labels.repeat_interleave(times)
+    means = torch.stack([repeated[0][repeated[1] == c].mean(0) for c in range(CLASSES)])
+    assert torch.allclose(weighted.means(), means, atol=1e-4)
+    # Each token again as often as its weight, over the number of its class's tokens without weights.
+    shares = labels.bincount().double().reciprocal()[repeated[1]]
+    centred = repeated[0] - means[repeated[1]]
+    assert torch.allclose(weighted.scatter(), centred.T @ (centred * shares[:, None]) / shares.sum(), atol=1e-4)
+
+
+def test_before_the_first_token_there_is_nothing() -> None:
+    empty = ClassStatistics(WIDTH, torch.ones(CLASSES, dtype=torch.float64))
+    assert not empty.means().any()
+    assert not empty.scatter().any()
 
 
 def test_recovers_gaussian_classes() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -13,8 +16,8 @@ import pytest
 from meteora_rs import Meteora, MeteoraConfig, _native, attach
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError
 from meteora_rs.gates import ArrowGate, TensorGate
-from tiny import adapter, equal, gate_rows, logits, prompt, usage
-from transformers import PreTrainedModel
+from tiny import adapter, equal, gate_rows, logits, prompt, usage, write
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 
 def test_loads_beside_requests(loaded: Meteora) -> None:
@@ -184,47 +187,46 @@ def test_the_loop_is_not_held_up(loaded: Meteora) -> None:
 
 
 @pytest.mark.parametrize("call", ["write_rows", "write_gates", "equal_gates", "parse"])
-def test_the_long_calls_leave_the_interpreter_to_others(call: str) -> None:
-    """A thread counts in Python while another is in the call: with the GIL held, it could not."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
+def test_the_long_calls_leave_the_interpreter_to_others(call: str, tmp_path: Path) -> None:
+    """Another thread looks on while one is in the call: with the GIL held, it could not."""
     config = LlamaConfig(
         vocab_size=32, hidden_size=512, intermediate_size=1536, num_hidden_layers=4, num_attention_heads=4
     )
     model = LlamaForCausalLM(config)
     meteora = attach(model, MeteoraConfig(max_adapters=2, pool_rank=128))
-    source = adapter(model, 64, seed=0)
+    folder = str(write(adapter(model, 64, seed=0), tmp_path / "a"))
     registry, kernels = meteora._registry, [site.kernel for site in meteora.sites]
-    from meteora_rs.source import parse
-
-    parsed = parse(registry, source, "a")
+    parsed = registry.parse_folder("a", folder)
     reservation = registry.reserve(parsed, False, None)
     gate = TensorGate("a", gate_rows(meteora, 0), meteora.sites)
-    groups = [[site.kernel for site in group.sites] for group in meteora.groups]
+    groups = [kernels, *([site.kernel for site in group.sites] for group in meteora.groups)] * 20
     calls: dict[str, Callable[[], object]] = {
         "write_rows": lambda: reservation.write_rows(parsed, kernels),
         "write_gates": lambda: gate.write(reservation.slot),
         "equal_gates": lambda: _native.equal_gates(groups, reservation.slot),
-        "parse": lambda: parse(registry, source, "b"),
+        "parse": lambda: registry.parse_folder("b", folder),
     }
-    inside = False
-    seen, stop = 0, threading.Event()
+    inside, seen = False, False
+    stop = threading.Event()
 
-    def count() -> None:
+    def look_on() -> None:
         nonlocal seen
         while not stop.is_set():
-            seen += inside
+            seen = seen or inside
+            time.sleep(0)  # gives the GIL back: by itself it would not for as long as the interval below
 
-    thread = threading.Thread(target=count)
+    interval, thread = sys.getswitchinterval(), threading.Thread(target=look_on)
     thread.start()
-    for _ in range(40):
-        # Between these two lines the interpreter would change threads after 5 ms only, if the call did not let go.
-        inside = True
-        calls[call]()
-        inside = False
-        if seen:
-            break
-    stop.set()
-    thread.join()
+    sys.setswitchinterval(1000)  # no thread is made to give way: the other one runs only if the call lets go
+    try:
+        end = time.monotonic() + 60  # on a busy machine it may not be its turn
+        while not seen and time.monotonic() < end:
+            inside = True
+            calls[call]()
+            inside = False
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        thread.join()
     assert seen
     reservation.abandon()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from unittest.mock import patch
 
 import pytest
-from meteora_rs import Meteora, MeteoraConfig, attach
+from meteora_rs import Auto, Meteora, MeteoraConfig, attach
 from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError
+from meteora_rs.gates import ArrowGate
+from meteora_rs.groups import equal_gates
 from tiny import adapter, equal, logits, prompt, tiny_model
 from transformers import PreTrainedModel
 
@@ -56,4 +59,27 @@ def test_loads_from_many_threads(model: PreTrainedModel) -> None:
     for seed, source in enumerate(sources):
         alone.load_adapter(source, f"a{seed}")
         with meteora.routing(f"a{seed}"), alone.routing(f"a{seed}"):
+            assert equal(logits(model, prompt()), logits(alone.model, prompt()))
+
+
+@pytest.mark.parametrize("where", ["meteora_rs.gates.ArrowGate.write", "meteora_rs.handle.pipeline.equal_gates"])
+def test_an_interrupt_over_its_own_place_ends_with_the_new_weights(model: PreTrainedModel, where: str) -> None:
+    """Half of the old rows may be gone: neither they nor a mixture may be served."""
+    meteora = attach(model, MeteoraConfig(max_adapters=1, pool_rank=8))
+    meteora.load_adapter(adapter(model, 8, seed=0), "a")
+    interrupted = []
+
+    def interrupt(*args: object, **kwargs: object) -> object:
+        if not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    original = ArrowGate.write if where.endswith("write") else equal_gates
+    with patch(where, interrupt), pytest.raises(KeyboardInterrupt):
+        meteora.reload_adapter("a", adapter(model, 8, seed=1))
+    alone = attach(tiny_model())
+    alone.load_adapter(adapter(model, 8, seed=1), "a")
+    for route in ("a", Auto()):
+        with meteora.routing(route), alone.routing(route):
             assert equal(logits(model, prompt()), logits(alone.model, prompt()))

@@ -134,3 +134,22 @@ def test_a_plot_is_a_picture(loaded: Meteora, tmp_path: Path, tokens: list[str] 
         logits(loaded.model, prompt(2, 7))
     trace.plot(tmp_path / "trace.png", row=1, tokens=tokens)
     assert (tmp_path / "trace.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_adapter_whose_slot_changes_is_one_adapter(loaded: Meteora) -> None:
+    """Also where another one takes the slot that it had."""
+    with loaded.trace() as trace:
+        for change in (
+            lambda: None,
+            lambda: loaded.reload_adapter("math", adapter(loaded.model, 4, seed=9)),
+            lambda: loaded.load_adapter(adapter(loaded.model, 4, seed=10), "new"),
+        ):
+            change()
+            with loaded.routing(["math", "law"]):
+                logits(loaded.model, prompt(2, 3))
+        with loaded.routing(["new", "law"]):
+            logits(loaded.model, prompt(2, 3))
+    assert sorted(trace.adapters) == ["law", "math", "new", "sql"]
+    assert trace.leaders(0) == ["math"] * 9 + ["new"] * 3
+    assert trace.leaders(1) == ["law"] * 12
+    assert trace.summary()["math"].tokens == 9

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from meteora_rs.packing import packed
 from meteora_rs.routes import Route
 
 if TYPE_CHECKING:
@@ -49,12 +50,10 @@ def token_losses(
 
     Pads on the left, so that all responses end together and the head runs over no more than the longest.
     """
-    order = sorted(range(len(encoded)), key=lambda index: -len(encoded[index][0]))
     found: dict[int, tuple[float, int]] = {}
+    batches = packed([len(ids) for ids, _ in encoded], batch_tokens, kept=[count + 1 for _, count in encoded])
     with evaluating(meteora.model), meteora.routing(route, top_k=top_k, temperature=temperature):
-        while order:
-            rows = order[: max(1, batch_tokens // len(encoded[order[0]][0]))]
-            order = order[len(rows) :]
+        for rows in batches:
             found.update(zip(rows, _batch(meteora.model, [encoded[row] for row in rows]), strict=True))
     return [found[index] for index in range(len(encoded))]
 

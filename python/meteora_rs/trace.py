@@ -41,13 +41,14 @@ class Trace:
     Attributes:
         records: one `TraceRecord` for each linear of each forward pass, in order.
         sites: the sites' paths; `TraceRecord.site` indexes them.
-        names: slot → adapter, for the snapshots seen.
+        names: slot → adapter, in the snapshot seen last; an adapter's slot may change while the block is open.
     """
 
     def __init__(self, sites: Sequence[str]) -> None:
         self.sites = list(sites)
         self.records: list[TraceRecord] = []
         self.names: dict[int, str] = {}
+        self._names: list[dict[int, str]] = []  # by step
         self._step = -1
         self._last_site = len(self.sites)
 
@@ -57,7 +58,8 @@ class Trace:
         """Note what the kernel chose for an input of `shape [..., in]` (called by `Site`)."""
         if site <= self._last_site:
             self._step += 1
-            self.names.update(plan.names())
+            self.names = dict(plan.names())
+            self._names.append(self.names)
         self._last_site = site
         stride, slots, weights = chosen
         rows = shape[0] if len(shape) > 2 else 1
@@ -73,8 +75,8 @@ class Trace:
 
     @property
     def adapters(self) -> list[str]:
-        """The adapters that the traced snapshots held, in slot order; the last axis of `token_weights`."""
-        return [self.names[slot] for slot in sorted(self.names)]
+        """The adapters of the traced snapshots, those of one in slot order; the last axis of `token_weights`."""
+        return list(dict.fromkeys(names[slot] for names in self._names for slot in sorted(names)))
 
     def token_weights(self, row: int = 0) -> Floats:
         """The weight of each adapter for each token of batch row `row` at each site: `[tokens, sites, adapters]`.
@@ -85,7 +87,7 @@ class Trace:
         Raises:
             IndexError: there is no such row.
         """
-        columns = {slot: column for column, slot in enumerate(sorted(self.names))}
+        columns = {name: column for column, name in enumerate(self.adapters)}
         steps: dict[int, list[TraceRecord]] = {}
         for record in self.records:
             steps.setdefault(record.step, []).append(record)
@@ -98,9 +100,9 @@ class Trace:
             tokens = records[0].slots.shape[1]
             part = np.zeros((tokens, len(self.sites), len(columns)), np.float32)
             for record in records:
-                for slot, column in columns.items():
+                for slot, name in self._names[record.step].items():
                     chosen = record.slots[row] == slot
-                    part[:, record.site, column] = (record.weights[row] * chosen).sum(axis=-1)
+                    part[:, record.site, columns[name]] = (record.weights[row] * chosen).sum(axis=-1)
             parts.append(part)
         return np.concatenate(parts) if parts else np.zeros((0, len(self.sites), len(columns)), np.float32)
 

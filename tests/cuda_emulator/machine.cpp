@@ -3,7 +3,6 @@
 #include "machine.h"
 
 #include <algorithm>
-#include <mutex>
 #include <random>
 #include <sys/mman.h>
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from meteora_rs.errors import MeteoraError
 from meteora_rs.loss import evaluating, response_losses
+from meteora_rs.packing import packed
 from meteora_rs.routes import Route
 
 from .answers import AnswerFile
@@ -117,14 +118,13 @@ class Work:
         self._batch_tokens = batch_tokens
 
     def answer(self, task: Task, route: Route, limit: int, file: AnswerFile, bar: tqdm[Any]) -> None:
-        """Answer the items, longest first: if memory is short, it shows at once."""
+        """Answer the items."""
         todo = {_key(task, item, limit): item for item in task.items if "text" not in file.get(_key(task, item, limit))}
         bar.update(len(task.items) - len(todo))
-        lengths = {key: len(self._tokenizer(item.prompt)["input_ids"]) + limit for key, item in todo.items()}
-        waiting = sorted(todo, key=lambda key: -lengths[key])
-        while waiting:
-            batch = waiting[: max(1, self._batch_tokens // lengths[waiting[0]])]
-            waiting = waiting[len(batch) :]
+        keys = list(todo)
+        lengths = [len(self._tokenizer(todo[key].prompt)["input_ids"]) + limit for key in keys]
+        for rows in packed(lengths, self._batch_tokens):
+            batch = [keys[row] for row in rows]
             prompts = [todo[key].prompt for key in batch]
             answers = answer_batch(self._meteora, self._tokenizer, prompts, route, limit)
             file.add([{"key": key, **answer.as_dict()} for key, answer in zip(batch, answers, strict=True)])

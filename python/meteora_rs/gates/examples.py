@@ -96,7 +96,7 @@ def rows_from_examples(
 
     Activations x are taken with the adapter itself active. With the kept means' middle m, scatter S of C classes:
 
-        S' = (C · S + scatter_x) / (C + 1) + shrinkage · mean(diag) · I,   W = S'⁻¹ (mean_x - m)
+        S' = (C · S + scatter_x) / (C + 1), its diagonal times 1 + shrinkage,   W = S'⁻¹ (mean_x - m)
 
     the bias is moved to where the row loses as large a share of its own held-out tokens as it takes of the class that
     it harms most, and further down until that is at most `HARM`. Only this row is new: the others' stay. `check` is

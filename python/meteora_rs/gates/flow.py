@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from meteora_rs.context import Plan, RoutingContext
@@ -26,6 +25,7 @@ from meteora_rs.models.architecture import DECODER_LAYER
 from meteora_rs.ops.layout import ROUTE_AUTO, auto_candidates, fixed_weights
 from meteora_rs.ops.weighted import TokenWeights, weighted_lora
 from meteora_rs.site import Site, held
+from meteora_rs.tensor_file import save_tensors
 
 if TYPE_CHECKING:
     from meteora_rs.meteora import Meteora
@@ -61,7 +61,7 @@ class FlowGate(nn.Module):
         tensors = {}
         for layer, weight, bias in zip(self.layers, self.weights, self.biases, strict=True):
             tensors[f"{layer}.weight"], tensors[f"{layer}.bias"] = weight.detach().cpu(), bias.detach().cpu()
-        save_file(tensors, path, metadata={"format": "pt", "names": json.dumps(self.names)})
+        save_tensors(tensors, path, metadata={"format": "pt", "names": json.dumps(self.names)})
 
     @classmethod
     def load(cls, path: Path, layers: dict[str, int]) -> FlowGate:

@@ -46,6 +46,7 @@ class Load:
         self._kind = kind
         self._published = published
         self._reservation: _native.Reservation | None = None
+        self._prepared: Gate | None = None
 
     def prepare(self, cancellation: Cancellation) -> Load:
         """Write the adapter where nobody reads; on any error nothing has happened.
@@ -67,19 +68,27 @@ class Load:
         try:
             cancellation.writing(self._reservation)
             self._prepared = gate or self._kept_gate()
-            with times.stage("pack"):
-                kernels = [site.kernel for site in meteora.sites]
-                if not self._reservation.write_rows(self._adapter, kernels):
-                    raise Stopped
-            if not self._reservation.in_place:
-                cancellation.check()
-            with times.stage("gate"):
-                self._prepared.write(self._reservation.slot)
-                self._equal = equal_gates(meteora.groups, self._reservation.slot)
-        except BaseException:
+            self._write(cancellation)
+        except BaseException as error:
+            if self._reservation.in_place and self._prepared and not isinstance(error, Exception):
+                # Ctrl-C, when half of it may have been written over the old rows: to the end, then out.
+                self._write(Cancellation())
+                self.publish()
             self.abandon()
             raise
         return self
+
+    def _write(self, cancellation: Cancellation) -> None:
+        meteora, reservation, gate = self._meteora, self._reservation, self._prepared
+        assert reservation is not None and gate is not None
+        with meteora.times.stage("pack"):
+            if not reservation.write_rows(self._adapter, [site.kernel for site in meteora.sites]):
+                raise Stopped
+        if not reservation.in_place:
+            cancellation.check()
+        with meteora.times.stage("gate"):
+            gate.write(reservation.slot)
+            self._equal = equal_gates(meteora.groups, reservation.slot)
 
     def publish(self) -> AdapterRecord:
         """Let requests that begin from now on see it.
@@ -87,14 +96,13 @@ class Load:
         Raises:
             MeteoraError: the handle has been detached.
         """
-        meteora, reservation = self._meteora, self._reservation
-        assert reservation is not None
+        meteora, reservation, gate = self._meteora, self._reservation, self._prepared
+        assert reservation is not None and gate is not None
         try:
             with meteora._writer, meteora.times.stage("publish"):
                 meteora._require_attached()  # the stages before take a while
                 meteora._share_gates({reservation.slot: self._equal})  # before a request can read the slot
-                kind = self._prepared.kind
-                record = meteora._registry.publish(reservation, self._adapter, kind, kind != "none")
+                record = meteora._registry.publish(reservation, self._adapter, gate.kind, gate.kind != "none")
                 meteora._share_gates()
                 meteora._context.refresh()
                 self._published()
@@ -115,15 +123,16 @@ class Load:
         self.abandon()
 
     def _reserve(self) -> _native.Reservation:
-        """A fresh place; for a reload without one its own, if nobody reads that."""
+        """A fresh place; for a reload without one its own, if nobody else reads that."""
         meteora = self._meteora
         args = self._adapter, self._reload, self._if_generation
         try:
             return meteora._registry.reserve(*args)
         except CapacityError:
-            if not self._reload:
-                raise
-        with meteora._writer:  # the default plan must not come back meanwhile
+            pass
+        # The default plan holds the old generation; after a change that was interrupted, what has gone. It must not
+        # come back meanwhile.
+        with meteora._writer:
             meteora._context.release_default()
             try:
                 return meteora._registry.reserve(*args)

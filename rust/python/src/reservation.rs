@@ -129,8 +129,9 @@ impl Reservation {
             .collect::<PyResult<Vec<_>>>()?;
         let modules = &adapter.inner.modules;
         contained(py, || {
-            let place = lock(&self.inner); // held while writing: nobody gives the rows away meanwhile
-            let reserved = place.as_ref()?;
+            let mut place = lock(&self.inner); // held while writing: nobody gives the rows away meanwhile
+            let reserved = place.as_mut()?;
+            reserved.begin();
             let (slot, page_start) = (reserved.slot(), reserved.page_start());
             Some(self.write(&sites, modules, slot, page_start))
         })?

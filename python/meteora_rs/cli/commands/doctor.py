@@ -91,9 +91,10 @@ def pools(model: str | None) -> dict[str, Any]:
     from meteora_rs.cli.shapes import empty_model, model_name
 
     config = MeteoraConfig()
-    stats = attach(empty_model(model)).stats()
+    device = attach(empty_model(model)).stats().tiers["device"]
     return {
         "model": model_name(model),
         "adapters": f"up to {config.max_adapters} in {config.pool_rank} rank rows (MeteoraConfig's defaults)",
-        "address space": f"{stats.tiers['device'].reserved / 2**20:.0f} MiB; memory is taken as rows are written",
+        "address space": f"{device.reserved / 2**20:.0f} MiB",
+        "memory": f"{device.touched / 2**20:.0f} MiB at most before the first load; more as rows are written",
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,17 +12,32 @@ from torch import Tensor, nn
 from meteora_rs.loss import evaluating
 
 from .data import Batch
+from .discriminant import Rows
 from .statistics import ClassStatistics
 
+HARD = 2.0
+"""How many times more a token counts that the pass before gave to another class."""
 
-@dataclass
+
 class GroupActivations:
     """What a sweep leaves of one input group: statistics, and a few whole activations with their classes."""
 
-    path: str
-    statistics: ClassStatistics
-    tests: list[Tensor] = field(default_factory=list)
-    test_labels: list[Tensor] = field(default_factory=list)
+    def __init__(
+        self, path: str, width: int, counts: Tensor, test_labels: Tensor, like: Tensor, judge: Rows | None = None
+    ) -> None:
+        """`counts`: as in `ClassStatistics`; test_labels `[N]`: of the tokens that test, in the order they come.
+
+        like: of the dtype and device in which these are kept. judge: rows W, b of an earlier pass, with which a
+        teaching token x of class c has weight `1 + HARD · (1 - softmax(W x + b)_c)`: a class may be of several kinds,
+        and the tokens of the rarer one, which look like another class's, would hardly count for its mean.
+        """
+        self.path = path
+        self._judge = judge
+        self.statistics = ClassStatistics(width, counts)
+        self.test_labels = test_labels
+        # All at once: small tensors that stay, among a pass's large ones that go, would scatter over the whole heap.
+        self._tests = torch.empty(len(test_labels), width, dtype=like.dtype, device=like.device)
+        self._tested = 0
 
     @property
     def kind(self) -> str:
@@ -34,13 +48,22 @@ class GroupActivations:
         """Take what the batch's teaching and testing tokens have as input here; x is `[rows, length, in]`."""
         flat = x.detach().reshape(-1, x.shape[-1])
         labels = batch.labels.repeat_interleave(batch.ids.shape[1])
-        self.statistics.add(flat[batch.teach.to(x.device)], labels[batch.teach])
-        self.tests.append(flat[batch.test.to(x.device)])
-        self.test_labels.append(labels[batch.test])
+        teaching, own = flat[batch.teach.to(x.device)].float(), labels[batch.teach]
+        self.statistics.add(teaching, own, self._weights(teaching, own))
+        count = len(batch.test)
+        self._tests[self._tested : self._tested + count] = flat[batch.test.to(x.device)]
+        self._tested += count
+
+    def _weights(self, x: Tensor, labels: Tensor) -> Tensor | None:
+        if self._judge is None:
+            return None
+        rows, biases = (each.to(x.device) for each in self._judge)
+        sure = torch.softmax(x @ rows.T + biases, 1).gather(1, labels.to(x.device)[:, None])[:, 0]
+        return 1 + HARD * (1 - sure)
 
     def kept_back(self) -> tuple[Tensor, Tensor]:
         """The test tokens `[N, in]` float32 on the CPU and their classes `[N]`."""
-        return torch.cat(self.tests).float().cpu(), torch.cat(self.test_labels)
+        return self._tests[: self._tested].float().cpu(), self.test_labels[: self._tested]
 
 
 def collect(

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .statistics import ClassStatistics
 
+FLOOR = 1e-4
+
 Rows = tuple[Tensor, Tensor]
 """W `[C, width]` and b `[C]`, float32."""
 
@@ -16,12 +18,14 @@ Rows = tuple[Tensor, Tensor]
 def solve(statistics: ClassStatistics, shrinkages: Sequence[float], *, where: str = "the input") -> list[Rows]:
     """Gate rows and biases whose logits are the classes' log-posteriors up to a common term, for each shrinkage.
 
-    With means mu_c, their mean m, d_c = mu_c - m, and S = scatter + shrinkage · mean(diag(scatter)) · I:
+    With means mu_c, their mean m, d_c = mu_c - m, and S = scatter + shrinkage · diag(scatter):
 
         W_c = S⁻¹ d_c,   b_c = -W_c · (m + d_c / 2)        equal priors
 
-    Taking m off changes all logits of a token alike and keeps them small. The rows apply to the raw input: a
-    scale common to all inputs cancels in S. Returns (W `[C, width]`, b `[C]`), float32, in the order of `shrinkages`.
+    Taking m off changes all logits of a token alike and keeps them small. Each coordinate is shrunk by its own
+    variance, so that scales cancel: a few coordinates vary thousands of times as much as the rest, and a share of
+    the mean variance would wipe out what tells near twins apart.
+    Returns (W `[C, width]`, b `[C]`), float32, in the order of `shrinkages`.
     Source: the gate term of MeteoRA, arXiv 2405.13053, section 3.3, is a multinomial logistic regression;
     this is its generative form (Fisher 1936) on activations taken once.
 
@@ -41,11 +45,18 @@ def solve(statistics: ClassStatistics, shrinkages: Sequence[float], *, where: st
 
 
 def shrunk_solve(scatter: Tensor, shrinkages: Sequence[float], offsets: Tensor) -> Iterator[Tensor]:
-    """`offsets · (scatter + shrinkage · mean(diag(scatter)) · I)⁻¹` for each shrinkage; writes into `scatter`."""
+    """`offsets · (scatter + shrinkage · diag(scatter))⁻¹` for each shrinkage; writes into `scatter`.
+
+    A variance below `FLOOR` of the mean counts as that much: a coordinate that never moves says nothing.
+    """
     diagonal = scatter.diagonal().clone()
-    level = diagonal.mean().clamp(min=0.0)
-    if level == 0.0:  # every token of a class is the same: nothing to divide by
-        level = torch.ones_like(level)
+    floor = FLOOR * diagonal.mean().clamp(min=0.0)
+    if floor == 0.0:  # every token of a class is the same: nothing to divide by
+        floor = torch.ones_like(floor)
+    scales = diagonal.clamp(min=float(floor)).rsqrt()
+    # Coordinates of one size: the factorisation then loses the fewest digits.
+    scatter.mul_(scales).mul_(scales[:, None])
+    level = scatter.diagonal().clone()
     for shrinkage in shrinkages:
-        scatter.diagonal().copy_(diagonal + shrinkage * level)
-        yield torch.cholesky_solve(offsets.T, torch.linalg.cholesky(scatter)).T
+        scatter.diagonal().copy_(level + shrinkage)
+        yield torch.cholesky_solve((offsets * scales).T, torch.linalg.cholesky(scatter)).T * scales

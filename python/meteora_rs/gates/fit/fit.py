@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 TESTS_PER_CLASS = 64
 """Whole activations of each class, to choose the shrinkage and judge a pass by."""
 
-SHRINKAGES = (1e-3, 1e-2, 1e-1)
-FIRST_SHRINKAGE = 1e-2
+SHRINKAGES = (3e-3, 1e-2, 3e-2)
+FIRST_SHRINKAGE = 3e-2
 FIRST_SHARE = 3
 """All passes but the last read one text in three: their gates only bring the last one about the right activations."""
 
@@ -56,8 +56,8 @@ def fit_gates(
         W_c = S⁻¹ (mean_c - m) / T,   b_c = -W_c · (m + mean_c) / 2        (`discriminant.solve`)
 
     The first pass takes activations with the sample's own adapter in every layer; each further pass takes
-    them with the gates just fitted, one adapter a token, since that is what the gates will meet; the last
-    pass alone counts. Shrinkage, for each kind of input, and T are chosen on texts that never teach (four of a
+    them with the gates just fitted, one adapter a token, since that is what the gates will meet, and lets tokens that
+    those gave to another class count more (`collect.GroupActivations`); the last pass alone counts. Shrinkage, for each kind of input, and T are chosen on texts that never teach (four of a
     class that has 32 or more): the first by the share of their tokens routed right, T by the model's loss on their
     responses when tokens mix adapters (`top_k` ≥ 2; the choice of adapters does not depend on T). Deterministic for
     one seed.
@@ -67,13 +67,13 @@ def fit_gates(
     those that were fitted together in `Auto(only=…)`.
 
     Args:
-        data: for each adapter (and `"__base__"`) texts or (prompt, response) pairs; 60 do. Responses count most.
+        data: for each adapter (and `"__base__"`) texts or (prompt, response) pairs; 60 do.
         base: `"general"`: where `data` has no `"__base__"`, the texts that come with the package make the base a
             class, so that text which belongs to no adapter is left to the base. None: no such class; an older one
             is switched off.
         tokenizer: the model's own by default.
         passes: 1 or more.
-        shrinkage: share of the mean variance added to the scatter's diagonal, above 0; None: chosen.
+        shrinkage: share of each coordinate's variance added to it, above 0; None: chosen.
         temperature: T, above 0; None: chosen.
         tokens: of each class, to learn from.
         read: tokens of each class to read at most; texts beyond are left out.
@@ -125,15 +125,16 @@ def fit_gates(
         if BASE not in data:
             meteora.set_gates({BASE: None})
         reports = []
+        judges = None
         for number, each in enumerate(lessons):
             bar.set_description(f"fitting gates, pass {number + 1} of {passes}")
             start = time.perf_counter()
             routing = _gated(meteora, fitted) if number else _named(meteora, names)
             given = shrinkage or (FIRST_SHRINKAGE if each is first else None)
             tried = SHRINKAGES if given is None else (given,)
-            solved = run_pass(
-                meteora, each, routing, tried, memory_budget, bar.update, keep_group if each is last else None
-            )
+            keep = keep_group if each is last else None
+            solved = run_pass(meteora, each, routing, tried, memory_budget, bar.update, judges=judges, keep=keep)
+            judges = solved.best()
             meteora.set_gates(solved.gates(names))
             reports.append(PassReport(time.perf_counter() - start, by_kind(solved)))
         start = time.perf_counter()

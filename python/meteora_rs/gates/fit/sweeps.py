@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -33,10 +33,10 @@ class Lessons:
         self.packed: list[Batch] = list(batches(examples, batch_tokens))
         self.read = sum(len(example.ids) for example in examples)
         self.counts = torch.zeros(len(names), dtype=torch.float64)
-        self.tests = 0
         for example in examples:
             self.counts[example.label] += len(example.teach)
-            self.tests += len(example.test)
+        tested = [batch.labels.repeat_interleave(batch.ids.shape[1])[batch.test] for batch in self.packed]
+        self.test_labels = torch.cat(tested)
 
 
 @dataclass
@@ -65,12 +65,15 @@ class Solved:
         chosen = self.chosen()
         return {path: self.shrinkages[chosen[path.rpartition(".")[2]]] for path in self.rows}
 
-    def gates(self, names: Sequence[str]) -> Gates:
-        """The rows of the chosen shrinkages in the form of `Meteora.set_gates`."""
+    def best(self) -> dict[str, Rows]:
+        """The rows of the chosen shrinkages, by group."""
         chosen = self.chosen()
+        return {path: candidates[chosen[path.rpartition(".")[2]]] for path, candidates in self.rows.items()}
+
+    def gates(self, names: Sequence[str]) -> Gates:
+        """The same in the form of `Meteora.set_gates`."""
         gates: Gates = {name: {} for name in names}
-        for path, candidates in self.rows.items():
-            rows, biases = candidates[chosen[path.rpartition(".")[2]]]
+        for path, (rows, biases) in self.best().items():
             for name, row, bias in zip(names, rows, biases.tolist(), strict=True):
                 gates[name][path] = (row, bias)
         return gates
@@ -90,14 +93,19 @@ def run_pass(
     shrinkages: Sequence[float],
     memory_budget: int,
     done: Callable[[int], object],
+    *,
+    judges: Mapping[str, Rows] | None = None,
     keep: Callable[[GroupActivations], Any] | None = None,
 ) -> Solved:
-    """Reads all examples under `routing` and solves every group; `keep` says what is left of its activations."""
+    """Reads all examples under `routing` and solves every group; `keep` says what is left of its activations.
+
+    judges: for each group the rows that say how hard a token is (`GroupActivations`).
+    """
     solved = Solved(shrinkages)
     confusions: dict[str, Tensor] = defaultdict(
         lambda: torch.zeros(len(shrinkages), len(lessons.names), len(lessons.names), dtype=torch.int64)
     )
-    for group in swept(meteora, lessons, routing, memory_budget, done):
+    for group in swept(meteora, lessons, routing, memory_budget, done, judges):
         candidates = solve(group.statistics, shrinkages, where=group.path)
         solved.rows[group.path] = [(rows.cpu(), biases.cpu()) for rows, biases in candidates]
         x, labels = group.kept_back()
@@ -111,11 +119,27 @@ def run_pass(
 
 
 def swept(
-    meteora: Meteora, lessons: Lessons, routing: Routing, memory_budget: int, done: Callable[[int], object]
+    meteora: Meteora,
+    lessons: Lessons,
+    routing: Routing,
+    memory_budget: int,
+    done: Callable[[int], object],
+    judges: Mapping[str, Rows] | None = None,
 ) -> Iterator[GroupActivations]:
     """Every input group's activations under `routing`, from one sweep for each set of groups that fits the budget."""
     for sites in sweeps(meteora, lessons, memory_budget):
-        groups = [GroupActivations(site.path, ClassStatistics(site.in_features, lessons.counts)) for site in sites]
+        like = next(meteora.model.parameters())
+        groups = [
+            GroupActivations(
+                site.path,
+                site.in_features,
+                lessons.counts,
+                lessons.test_labels,
+                like,
+                None if judges is None else judges[site.path],
+            )
+            for site in sites
+        ]
         collect(meteora.model, groups, lessons.packed, routing, done)
         groups.reverse()
         while groups:  # each is freed before the next is solved
@@ -129,7 +153,7 @@ def sweeps(meteora: Meteora, lessons: Lessons, memory_budget: int) -> Iterator[l
     taken = 0
     for site in (group.leader for group in meteora.groups):
         width = site.in_features
-        needed = ClassStatistics.bytes(width, len(lessons.names)) + lessons.tests * width * element
+        needed = ClassStatistics.bytes(width, len(lessons.names)) + len(lessons.test_labels) * width * element
         if waiting and taken + needed > memory_budget:
             yield waiting
             waiting, taken = [], 0

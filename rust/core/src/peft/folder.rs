@@ -240,8 +240,10 @@ mod tests {
         (folder, root)
     }
 
+    type Open = fn(&File, &Path, i32) -> io::Result<File>;
+
     /// Both ways of opening.
-    const WAYS: [fn(&File, &Path, i32) -> io::Result<File>; 2] = [beneath::open, beneath::by_steps];
+    const WAYS: [Open; 2] = [beneath::open, beneath::by_steps];
 
     fn text(opened: io::Result<File>) -> io::Result<String> {
         let mut text = String::new();

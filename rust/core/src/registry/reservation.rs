@@ -22,7 +22,8 @@ pub enum Intent {
 /// A slot and a run of pages that no reader can see. Dropping it gives them back: nothing has happened.
 ///
 /// One that is [in place](Reservation::in_place) stands on the old generation's own rows. Dropping it brings
-/// that generation back, which is right only if nothing was written; so write when nothing can fail any more.
+/// that generation back, unless [`Reservation::begin`] has told that it is being written over: then the adapter is
+/// gone. So write when nothing can fail any more.
 #[derive(Debug)]
 pub struct Reservation {
     shared: Arc<Shared>,
@@ -30,6 +31,7 @@ pub struct Reservation {
     need: Need,
     slot: usize,
     page_start: usize,
+    begun: bool,
     /// None once it is published.
     claim: Option<Claim>,
 }
@@ -50,6 +52,7 @@ impl Reservation {
             need,
             slot: claim.slot.index,
             page_start: claim.rows.run.start,
+            begun: false,
             claim: Some(claim),
         }
     }
@@ -77,6 +80,11 @@ impl Reservation {
     /// Whether it takes the place of the adapter's old generation, which nobody can see meanwhile.
     pub fn in_place(&self) -> bool {
         self.claim.as_ref().is_some_and(|claim| claim.withdrawn.is_some())
+    }
+
+    /// Says that writing begins now.
+    pub fn begin(&mut self) {
+        self.begun = true;
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -140,8 +148,10 @@ impl Drop for Reservation {
             withdrawn,
         } = claim;
         drop((slot, rows));
-        if let Some(entry) = withdrawn {
-            self.shared.restore(&mut writer, entry);
+        match withdrawn {
+            Some(entry) if self.begun => self.shared.forget(&mut writer, entry),
+            Some(entry) => self.shared.restore(&mut writer, entry),
+            None => {}
         }
     }
 }

@@ -111,6 +111,14 @@ impl Shared {
         self.change(writer, |next| next.entries[old.slot()] = Some(Arc::clone(&old)));
     }
 
+    /// Publishes that a generation which was withdrawn is no more.
+    pub(super) fn forget(&self, writer: &mut Writer, old: Entry) {
+        writer.withdrawn.remove(&old.name);
+        writer.pinned.remove(&old.id);
+        drop(old);
+        self.change(writer, |_| {});
+    }
+
     /// Whether anything but the published snapshot, held by nobody, and `old` itself leads to its place.
     fn is_read(&self, old: &Arc<Entry>) -> bool {
         let current = self.published.load();

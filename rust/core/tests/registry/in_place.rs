@@ -79,6 +79,25 @@ fn it_is_out_of_sight_and_comes_back_when_dropped() {
 }
 
 #[test]
+fn what_was_written_over_does_not_come_back() {
+    let registry = full(2, 32, &[16, 16]);
+    registry.pin("0", true).unwrap();
+    let mut reservation = again(&registry, "0", 16).unwrap();
+    reservation.begin();
+    drop(reservation);
+    assert_eq!(registry.records().len(), 1);
+    assert_eq!(
+        registry.snapshot().find("0").unwrap_err().to_string(),
+        "no adapter named \"0\"; loaded: 1"
+    );
+    let stats = registry.stats();
+    assert_eq!(
+        (stats.rank_rows.free, stats.rank_rows.pinned, stats.slots.free),
+        (16, 0, 1)
+    );
+}
+
+#[test]
 fn it_is_published_under_its_old_id() {
     let registry = full(2, 32, &[16, 16]);
     let old = registry.records().remove(1);

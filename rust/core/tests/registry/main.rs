@@ -1,10 +1,13 @@
 //! The registry: its rules one by one, reloads in place, random histories against a model, and threads.
 
 mod capacity;
+mod gates;
 mod histories;
 mod in_place;
 mod model;
+mod names;
 mod places;
+mod retired;
 mod rules;
 mod threads;
 

@@ -14,6 +14,10 @@ use meteora_core::DType;
 
 /// Adapters "0", "1", … in slots 0, 1, …, routable or not, of which those marked absent were unloaded.
 fn snapshot(adapters: &[Kind], base_routable: bool) -> Arc<Snapshot> {
+    registry(adapters, base_routable).snapshot()
+}
+
+fn registry(adapters: &[Kind], base_routable: bool) -> Registry {
     let config = RegistryConfig {
         max_adapters: adapters.len(),
         pool_rank: 8 * adapters.len(),
@@ -49,7 +53,7 @@ fn snapshot(adapters: &[Kind], base_routable: bool) -> Arc<Snapshot> {
     }
     let gates = registry.reserve_gates(&[], base_routable).unwrap();
     registry.publish_gates(gates, &[], Some(base_routable));
-    registry.snapshot()
+    registry
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

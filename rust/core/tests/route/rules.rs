@@ -8,7 +8,7 @@ use meteora_core::snapshot::Snapshot;
 use meteora_core::Error;
 
 use super::Kind::{Absent, Named, Routable};
-use super::{auto, mix, named, one, only, record_of, snapshot, Meaning};
+use super::{auto, mix, named, one, only, record_of, registry, snapshot, Meaning};
 
 #[track_caller]
 fn refused(snapshot: &Arc<Snapshot>, route: Route, hints: &[&str]) {
@@ -159,4 +159,26 @@ fn rows_that_were_expanded_keep_their_routes() {
             assert_eq!(record_of(&plan, token, tokens), record_of(&plan, row, 3));
         }
     }
+}
+
+#[test]
+fn names_that_stand_for_others() {
+    let registry = registry(&[Routable, Routable], false);
+    registry.set_alias("prod", "1", false).unwrap();
+    registry
+        .set_group("tenant", &["prod".to_owned(), "0".to_owned()])
+        .unwrap();
+    registry
+        .set_group("broken", &["0".to_owned(), "gone".to_owned()])
+        .unwrap();
+    let snapshot = registry.snapshot();
+    assert_eq!(one(&snapshot, named("prod")), Meaning::Fixed(vec![(1, 1.0)]));
+    assert_eq!(one(&snapshot, only(&["@tenant"])), Meaning::Auto([0, 1].into()));
+    assert_eq!(one(&snapshot, only(&["prod"])), Meaning::Auto([1].into()));
+    refused(
+        &snapshot,
+        mix(&[("prod", 0.5), ("1", 0.5)]),
+        &["twice in the mix"],
+    );
+    refused(&snapshot, only(&["@broken"]), &["\"@broken\" lists \"gone\""]);
 }

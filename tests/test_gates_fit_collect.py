@@ -1,0 +1,47 @@
+"""What one input group takes from a batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from meteora_rs.gates.fit.collect import HARD, GroupActivations
+from meteora_rs.gates.fit.data import Batch
+
+
+def batch() -> Batch:
+    """Two texts of two tokens each and one pad; the third place of the first text only tests."""
+    return Batch(
+        ids=torch.zeros(2, 3, dtype=torch.int64),
+        mask=torch.tensor([[1, 1, 1], [1, 1, 0]]),
+        labels=torch.tensor([0, 1]),
+        responses=torch.zeros(2, dtype=torch.int64),
+        teach=torch.tensor([0, 1, 3, 4]),
+        test=torch.tensor([2]),
+    )
+
+
+X = torch.tensor([[[0.0, 1.0], [2.0, 0.0], [7.0, 7.0]], [[4.0, 1.0], [6.0, 3.0], [9.0, 9.0]]])
+
+
+def group(judge: tuple[torch.Tensor, torch.Tensor] | None = None) -> GroupActivations:
+    counts = torch.full((2,), 2, dtype=torch.float64)
+    made = GroupActivations("layers.0.q_proj", 2, counts, torch.tensor([0]), X, judge)
+    made.add(X, batch())
+    return made
+
+
+def test_teaching_tokens_teach_and_testing_ones_are_kept() -> None:
+    made = group()
+    assert made.kind == "q_proj"
+    assert torch.allclose(made.statistics.means(), torch.tensor([[1.0, 0.5], [5.0, 2.0]], dtype=torch.float64))
+    x, labels = made.kept_back()
+    assert (x.tolist(), labels.tolist()) == ([[7.0, 7.0]], [0])
+
+
+def test_tokens_that_the_pass_before_gave_away_count_more() -> None:
+    # The judge gives a token to class 1 if its first coordinate is above 1: the second one of class 0 is lost.
+    judge = (torch.tensor([[0.0, 0.0], [50.0, 0.0]]), torch.tensor([0.0, -50.0]))
+    weight = 1 + HARD
+    mean = (X[0, 0] + weight * X[0, 1]) / (1 + weight)
+    assert group(judge).statistics.means()[0].tolist() == pytest.approx(mean.tolist())
+    assert torch.allclose(group(judge).statistics.means()[1], group().statistics.means()[1])
