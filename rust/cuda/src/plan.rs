@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn grids_cover_tokens_slots_and_columns() {
         for tokens in [1, 3, 4, 64, 65, 129, 4096] {
-            for slots in [1, 4, 33, 4097] {
+            for slots in [1, 4, 33, 4098] {
                 for out_features in [1, 128, 257, 14_336] {
                     let sizes = Sizes {
                         slots,
@@ -322,8 +322,8 @@ mod tests {
         assert_eq!(sizes(1000).part(), 1000);
         assert_eq!(sizes(100_000).part(), PART);
         let wide = Sizes {
-            slots: 4097,
-            places: 4097,
+            slots: 4098,
+            places: 4098,
             pages: 4096,
             ..sizes(100_000)
         };
@@ -340,7 +340,7 @@ mod tests {
         .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the CUDA kernels take at most 4097 slots, not 5000"
+            "the CUDA kernels take at most 4098 slots, not 5000"
         );
     }
 }
