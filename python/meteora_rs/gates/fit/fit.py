@@ -55,12 +55,12 @@ def fit_gates(
 
         W_c = S⁻¹ (mean_c - m) / T,   b_c = -W_c · (m + mean_c) / 2        (`discriminant.solve`)
 
-    The first pass takes activations with the sample's own adapter in every layer; each further pass takes
-    them with the gates just fitted, one adapter a token, since that is what the gates will meet, and lets tokens that
-    those gave to another class count more (`collect.GroupActivations`); the last pass alone counts. Shrinkage, for each kind of input, and T are chosen on texts that never teach (four of a
-    class that has 32 or more): the first by the share of their tokens routed right, T by the model's loss on their
-    responses when tokens mix adapters (`top_k` ≥ 2; the choice of adapters does not depend on T). Deterministic for
-    one seed.
+    The first pass takes activations with the sample's own adapter in every layer; each further pass takes them with
+    the gates just fitted, one adapter a token, since that is what the gates will meet, and lets tokens that those gave
+    to another class count more (`collect.GroupActivations`); the last pass alone counts. Shrinkage, for each kind of
+    input, and T are chosen on texts that never teach (four of a class that has 32 or more): the first by the share of
+    their tokens routed right, T by the model's loss on their responses when tokens mix adapters (`top_k` ≥ 2; the
+    choice of adapters does not depend on T). Deterministic for one seed.
 
     Adapters that `data` leaves out keep their gates, which are on another scale, and so compete badly or too well
     with the fitted ones: fit all adapters that `Auto()` shall choose among, give the others `gate="none"`, or name
