@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("", "rust/core/src", "rust/python/src", "rust/core/src/peft", "rust/core/src/kernel", "rust/core/src/torch",
+FOLDERS = ("", "rust/cuda/src", "rust/cuda/build", "rust/core/src",
+           "rust/python/src", "rust/core/src/peft", "rust/core/src/kernel", "rust/core/src/torch",
            "rust/python/src/torch", "python/meteora_rs", "python/meteora_rs/ops",
            "python/meteora_rs/handle", "python/meteora_rs/evaluate", "python/meteora_rs/importing",
            "python/meteora_rs/gates/fit", "python/meteora_rs/gates/train", "tests")  # fmt: skip

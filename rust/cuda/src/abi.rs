@@ -4,9 +4,9 @@
 use crate::driver::Address;
 
 /// `METEORA_ABI_VERSION`.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 pub const MAX_SLICES: usize = 4;
-pub const MAX_SLOTS: usize = 4097;
+pub const MAX_SLOTS: usize = 4098;
 /// Up to this many tokens a call takes the decode path.
 pub const DECODE_TOKENS: usize = 64;
 /// Up to this many tokens, and this many rank rows in the pools, the decode path takes its dense form.

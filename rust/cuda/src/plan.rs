@@ -170,10 +170,10 @@ impl Sizes {
         vec![
             step(
                 Op::PrefillLogits,
-                slots.div_ceil(4),
-                tokens.div_ceil(8),
+                slots.div_ceil(32),
+                tokens.div_ceil(16),
                 slices,
-                128,
+                256,
                 0,
             ),
             step(Op::PrefillChoose, tokens, 1, slices, 32, choose),
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn grids_cover_tokens_slots_and_columns() {
         for tokens in [1, 3, 4, 64, 65, 129, 4096] {
-            for slots in [1, 4, 33, 4097] {
+            for slots in [1, 4, 33, 4098] {
                 for out_features in [1, 128, 257, 14_336] {
                     let sizes = Sizes {
                         slots,
@@ -278,7 +278,7 @@ mod tests {
                             Op::DecodeExpand | Op::DecodeChooseExpand => {
                                 assert!(256 * x >= out_features && y == tokens);
                             }
-                            Op::PrefillLogits => assert!(4 * x >= slots && 8 * y >= tokens),
+                            Op::PrefillLogits => assert!(32 * x >= slots && 16 * y >= tokens),
                             Op::PrefillChoose => assert!(x == tokens),
                             Op::PrefillScatter => assert!(128 * x >= tokens),
                             Op::PrefillShrink => assert!(x == 4 * 132),
@@ -322,8 +322,8 @@ mod tests {
         assert_eq!(sizes(1000).part(), 1000);
         assert_eq!(sizes(100_000).part(), PART);
         let wide = Sizes {
-            slots: 4097,
-            places: 4097,
+            slots: 4098,
+            places: 4098,
             pages: 4096,
             ..sizes(100_000)
         };
@@ -340,7 +340,7 @@ mod tests {
         .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the CUDA kernels take at most 4097 slots, not 5000"
+            "the CUDA kernels take at most 4098 slots, not 5000"
         );
     }
 }
