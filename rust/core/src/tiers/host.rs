@@ -66,34 +66,41 @@ impl HostTier {
         })
     }
 
-    /// Packs an adapter, whose gate rows `gate` fills, in place of the one of its name if there is one.
+    /// Packs an adapter, whose gate rows `gate` fills; [`HostTier::insert`] then makes it the one of its name.
     ///
     /// Others go for it, the one unused for longest first, if they can be read again (`can_leave`), `stays` does not say
     /// that they are in use, and nobody is copying them.
     ///
     /// Errors: [`Error::Capacity`] in bytes; then nothing has changed but for those that went.
-    pub fn store(
+    pub fn pack(
         &self,
         adapter: &Adapter,
         sites: &[SiteShape],
-        hosted: impl FnOnce(Arc<Packed>) -> Hosted,
         stays: impl Fn(&str) -> bool,
         mut gate: impl FnMut(usize, &mut [f32]) -> GateForm,
-    ) -> Result<()> {
-        let packed = loop {
+    ) -> Result<Arc<Packed>> {
+        loop {
             match Packed::new(adapter, sites, &self.arena, &mut gate) {
-                Some(packed) => break packed,
+                Some(packed) => return Ok(Arc::new(packed)),
                 None if self.evict_one(&adapter.name, &stays) => {}
                 None => return Err(self.capacity(adapter, sites, &stays)),
             }
-        };
-        let name: Arc<str> = adapter.name.as_str().into();
+        }
+    }
+
+    /// Keeps an adapter under this name, in place of the one that had it.
+    pub fn insert(&self, name: &str, hosted: Hosted) {
+        let name: Arc<str> = name.into();
         let mut state = self.lock();
         state.order.touch(&name);
-        let before = state.adapters.insert(name, hosted(Arc::new(packed)));
+        let before = state.adapters.insert(name, hosted);
         drop(state);
         drop(before); // its bytes go back without the lock
-        Ok(())
+    }
+
+    /// Whether the adapter of this name is here.
+    pub fn contains(&self, name: &str) -> bool {
+        self.lock().adapters.contains_key(name)
     }
 
     /// The adapter of this name, if it is here.

@@ -60,6 +60,11 @@ pub struct Packed {
     gates: RwLock<Gates>,
 }
 
+fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
+    let value = |bytes: &[u8]| f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    bytes.chunks_exact(4).map(value)
+}
+
 /// Bytes of the arena that an adapter takes for a model of these sites.
 pub fn packed_size(adapter: &Adapter, sites: &[SiteShape]) -> usize {
     block_size(adapter.bytes as usize) + block_size(gate_bytes(sites))
@@ -138,16 +143,15 @@ impl Packed {
         }
     }
 
-    /// Gives each site's gate row, its values one after the other, to `take`.
-    pub fn gates(&self, mut take: impl FnMut(usize, GateForm, &mut dyn Iterator<Item = f32>)) {
+    /// Copies a site's gate row; what goes with it.
+    pub fn gate(&self, site: usize, row: &mut [f32]) -> GateForm {
         let gates = self.gates.read().unwrap_or_else(PoisonError::into_inner);
-        let mut rest = &gates.block[..];
-        for (site, (&width, &form)) in self.widths.iter().zip(&gates.forms).enumerate() {
-            let bytes;
-            (bytes, rest) = rest.split_at(width * 4);
-            let value = |bytes: &[u8]| f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-            take(site, form, &mut bytes.chunks_exact(4).map(value));
-        }
+        let start: usize = self.widths[..site].iter().map(|width| width * 4).sum();
+        let bytes = &gates.block[start..start + self.widths[site] * 4];
+        row.iter_mut()
+            .zip(floats(bytes))
+            .for_each(|(to, value)| *to = value);
+        gates.forms[site]
     }
 
     /// Bytes of the arena that it takes.

@@ -53,6 +53,11 @@ impl Residency {
         }
     }
 
+    /// Makes a name the last that goes, though no request asks for it.
+    pub fn touch(&self, name: &str) {
+        self.lock().order.touch(&Arc::from(name));
+    }
+
     /// Forgets a name that is neither resident nor wanted any more.
     pub fn forget(&self, name: &str) {
         self.lock().order.remove(name);
@@ -67,17 +72,18 @@ impl Residency {
     /// [`Queue`](super::queue::Queue).
     ///
     /// Where there is no room, resident adapters go, the one not asked for for longest first: those that are neither
-    /// pinned, nor in `keep`, nor held by a running request; and if they don't suffice, those that are held, as many as
+    /// pinned, nor said to stay, nor held by a running request; and if they don't suffice, those that are held, as many as
     /// are needed. These serve no request that begins from now on, and their place is free when the last that runs has
-    /// ended: so a request gets its turn however busy the adapters are. `before` is called for each before it goes.
+    /// ended: so a request gets its turn however busy the adapters are. `before` is called for each before it
+    /// goes, and may say no.
     ///
     /// Errors: [`Error::Capacity`] if no waiting helps; [`Error::AdapterInUse`] if one of `wanted` is live or changing.
     pub fn reserve(
         &self,
         registry: &Registry,
         wanted: &[(&str, Need)],
-        keep: &[&str],
-        mut before: impl FnMut(&AdapterRecord),
+        stays: impl Fn(&str) -> bool,
+        mut before: impl FnMut(&AdapterRecord) -> bool,
     ) -> Result<Room> {
         let mut busy: Vec<String> = Vec::new();
         loop {
@@ -85,13 +91,17 @@ impl Residency {
                 Err(error @ Error::Capacity { .. }) => error,
                 reserved => return reserved.map(Room::Reserved),
             };
-            let stays = |name: &str| keep.contains(&name) || busy.iter().any(|busy| busy == name);
+            possible(registry, wanted, &stays)?;
+            let stays = |name: &str| stays(name) || busy.iter().any(|busy| busy == name);
             let victim = match self.victim(registry, stays) {
                 Some(victim) if !victim.held || !suffices(registry, wanted) => victim,
                 _ if returning(registry) => return Ok(Room::Later(shortage)),
                 _ => return Err(shortage),
             };
-            before(&victim.record);
+            if !before(&victim.record) {
+                busy.push(victim.record.name);
+                continue;
+            }
             match registry.evict(&victim.record.name) {
                 Ok(()) => {
                     let mut state = self.lock();
@@ -140,13 +150,45 @@ fn reserve_all(registry: &Registry, wanted: &[(&str, Need)]) -> Result<Vec<Reser
     wanted.iter().map(reserve).collect()
 }
 
+/// Whether there would be enough if all went that may: else none goes in vain. Runs of pages may still be too short.
+///
+/// Errors: [`Error::Capacity`], of all of `wanted` together.
+fn possible(registry: &Registry, wanted: &[(&str, Need)], stays: impl Fn(&str) -> bool) -> Result<()> {
+    let stats = registry.stats();
+    let stay = |(record, _): &(AdapterRecord, bool)| record.pinned || stays(&record.name);
+    let staying: Vec<(AdapterRecord, bool)> = registry.residents().into_iter().filter(stay).collect();
+    let rows: usize = staying.iter().map(|(record, _)| record.rank_rows).sum();
+    let (what, setting, usage, needed, pinned) = if wanted.len() + staying.len() > stats.slots.total {
+        ("slots", "max_adapters", stats.slots, wanted.len(), staying.len())
+    } else if rows_of(wanted) + rows > stats.rank_rows.total {
+        ("rank rows", "pool_rank", stats.rank_rows, rows_of(wanted), rows)
+    } else {
+        return Ok(());
+    };
+    let names: Vec<&str> = wanted.iter().map(|(name, _)| *name).collect();
+    Err(Error::Capacity {
+        adapter: names.join(", "),
+        what,
+        needed,
+        free: usage.free,
+        largest_run: usage.free,
+        total: usage.total,
+        pinned,
+        held: usage.held,
+        setting,
+    })
+}
+
+fn rows_of(wanted: &[(&str, Need)]) -> usize {
+    wanted.iter().map(|(_, need)| need.rank_rows).sum()
+}
+
 /// Whether what nobody uses, with what comes back by itself, is enough. Runs of pages may still not be: then this is
 /// asked again when something has come back.
 fn suffices(registry: &Registry, wanted: &[(&str, Need)]) -> bool {
     let stats = registry.stats();
     let coming = |usage: Usage| usage.free + usage.held + usage.pending;
-    let rows: usize = wanted.iter().map(|(_, need)| need.rank_rows).sum();
-    returning(registry) && coming(stats.slots) >= wanted.len() && coming(stats.rank_rows) >= rows
+    returning(registry) && coming(stats.slots) >= wanted.len() && coming(stats.rank_rows) >= rows_of(wanted)
 }
 
 /// Whether anything comes back by itself.

@@ -49,13 +49,6 @@ fn store(
     can_leave: bool,
     stays: &[&str],
 ) -> Result<()> {
-    let hosted = |packed| Hosted {
-        packed,
-        need: registry.need(adapter.max_rank, adapter.dtypes[0]),
-        info: info(),
-        generation: None,
-        can_leave,
-    };
     let gate = |site: usize, row: &mut [f32]| {
         row.fill(adapter.max_rank as f32);
         GateForm {
@@ -63,7 +56,15 @@ fn store(
             sign_free: true,
         }
     };
-    host.store(adapter, &sites(), hosted, |name| stays.contains(&name), gate)
+    let hosted = Hosted {
+        packed: host.pack(adapter, &sites(), |name| stays.contains(&name), gate)?,
+        need: registry.need(adapter.max_rank, adapter.dtypes[0]),
+        info: info(),
+        generation: None,
+        can_leave,
+    };
+    host.insert(&adapter.name, hosted);
+    Ok(())
 }
 
 #[test]
@@ -82,18 +83,16 @@ fn rows_are_as_the_pools_hold_them() {
             assert_eq!(transposed, element(&adapter.modules[0].b, column * 3 + row));
         }
     }
-    packed.gates(|site, form, row| {
-        assert_eq!((site, form.bias, form.sign_free), (0, 0.5, true));
-        assert!(row.eq(std::iter::repeat_n(3.0, 40)));
-    });
+    let mut row = [0.0; 40];
+    let form = packed.gate(0, &mut row);
+    assert_eq!((form.bias, form.sign_free), (0.5, true));
+    assert_eq!(row, [3.0; 40]);
     packed.set_gates(|_, row| {
         row[39] = -1.0;
         GateForm::default()
     });
-    packed.gates(|_, form, row| {
-        assert_eq!(form, GateForm::default());
-        assert!(row.eq((0..40).map(|at| if at == 39 { -1.0 } else { 0.0 })));
-    });
+    assert_eq!(packed.gate(0, &mut row), GateForm::default());
+    assert!(row[..39].iter().all(|&value| value == 0.0) && row[39] == -1.0);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The tiers: order of use, the host's budget, room on the device, the queue; each against a naive model.
 
+mod histories;
 mod host;
 mod lru;
 mod queue;

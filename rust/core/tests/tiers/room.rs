@@ -32,7 +32,8 @@ impl Case {
 
     fn room(&self, names: &[&str]) -> Result<Room> {
         let wanted: Vec<(&str, Need)> = names.iter().map(|name| (*name, self.need(8))).collect();
-        self.residency.reserve(&self.registry, &wanted, names, |_| {})
+        self.residency
+            .reserve(&self.registry, &wanted, |name| names.contains(&name), |_| true)
     }
 
     fn bring(&self, names: &[&str]) {
@@ -79,7 +80,7 @@ fn the_same_request_keeps_what_it_has() {
     let wanted = [("d", case.need(8)), ("e", case.need(8))];
     let room = case
         .residency
-        .reserve(&case.registry, &wanted, &["a", "d", "e"], |_| {});
+        .reserve(&case.registry, &wanted, |name| name == "a", |_| true);
     assert!(matches!(room, Ok(Room::Reserved(places)) if places.len() == 2));
     assert_eq!(case.live(), ["a"]);
 }
@@ -124,18 +125,21 @@ fn who_is_held_goes_last_and_its_place_is_waited_for() {
 fn no_waiting_helps_against_what_is_too_large() {
     let case = Case::new(2, &["a", "b"]);
     let wanted = [("d", case.need(64))];
-    let room = case.residency.reserve(&case.registry, &wanted, &["d"], |_| {});
+    let room = case
+        .residency
+        .reserve(&case.registry, &wanted, |name| name == "d", |_| true);
     assert!(
         matches!(
             room,
             Err(Error::Capacity {
                 needed: 64,
-                free: 16,
+                free: 0,
                 ..
             })
         ),
         "{room:?}"
     );
+    assert_eq!(case.live(), ["a", "b"], "nobody goes in vain");
 }
 
 #[test]
@@ -145,7 +149,7 @@ fn two_pages_that_do_not_touch_are_no_run() {
     let wanted = [("d", case.need(16))];
     let room = case
         .residency
-        .reserve(&case.registry, &wanted, &["d"], |_| {})
+        .reserve(&case.registry, &wanted, |name| name == "d", |_| true)
         .unwrap();
     assert!(matches!(room, Room::Reserved(_)));
     assert!(
@@ -160,9 +164,12 @@ fn an_adapter_comes_back_as_itself() {
     let before = case.registry.record("a").unwrap();
     let mut gone: Vec<AdapterRecord> = Vec::new();
     let wanted = [("b", case.need(8))];
-    let room = case.residency.reserve(&case.registry, &wanted, &["b"], |record| {
-        gone.push(record.clone())
-    });
+    let room = case.residency.reserve(
+        &case.registry,
+        &wanted,
+        |name| name == "b",
+        |record| gone.push(record.clone()),
+    );
     assert!(gone.iter().eq([&before]));
     drop(room);
     case.bring(&["a"]);

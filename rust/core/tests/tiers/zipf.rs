@@ -58,7 +58,7 @@ fn request(registry: &Registry, residency: &Residency, name: &str) -> bool {
     if !resident {
         let need = registry.need(8, meteora_core::DType::F32);
         let Room::Reserved(places) = residency
-            .reserve(registry, &[(name, need)], &[name], |_| {})
+            .reserve(registry, &[(name, need)], |_| false, |_| true)
             .unwrap()
         else {
             panic!("nobody holds anything");
