@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("", "rust/cuda/src", "rust/cuda/build", "rust/core/src",
+FOLDERS = ("", "rust/cuda/src", "rust/cuda/build", "rust/core/src", "rust/core/src/tiers",
            "rust/python/src", "rust/core/src/peft", "rust/core/src/kernel", "rust/core/src/torch",
            "rust/python/src/torch", "python/meteora_rs", "python/meteora_rs/ops",
-           "python/meteora_rs/handle", "python/meteora_rs/evaluate", "python/meteora_rs/importing",
-           "python/meteora_rs/gates/fit", "python/meteora_rs/gates/train", "tests")  # fmt: skip
+           "python/meteora_rs/handle", "python/meteora_rs/tiers", "python/meteora_rs/evaluate",
+           "python/meteora_rs/importing", "python/meteora_rs/gates/fit", "python/meteora_rs/gates/train",
+           "tests")  # fmt: skip
 
 
 def test_the_architecture_page_names_only_what_exists() -> None:

@@ -27,6 +27,9 @@ class MeteoraConfig:
         max_adapters: slots, 1 to 4,096.
         pool_rank: rank rows for all adapters together, in the model's dtype; each adapter takes its rank rounded
             up to 8, and twice that if its elements are twice as wide as the model's.
+        host_bytes: memory for adapters that are registered beyond what the pools hold (`register_adapter`), taken as it
+            is filled; 0: none, and nothing is ever evicted.
+        admission_timeout: seconds that a request waits at most for room for its adapters, ≥ 0.
         limits: how large an adapter may be.
         adapter_root: the folder that all adapters lie in. Paths are relative to it, or absolute and inside it; none
             leads out, by `..` or by a link (what is opened is found from a descriptor of the root, so nothing can be
@@ -40,6 +43,8 @@ class MeteoraConfig:
     temperature: float = 1.0
     max_adapters: int = 32
     pool_rank: int = 256
+    host_bytes: int = 0
+    admission_timeout: float = 30.0
     limits: Limits = field(default_factory=Limits)
     adapter_root: str | os.PathLike[str] | None = None
 
@@ -50,5 +55,9 @@ class MeteoraConfig:
             raise ValueError(f"top_k must be at least 1, not {self.top_k}")
         if not 1 <= self.pool_rank <= LARGEST_POOL:
             raise ValueError(f"pool_rank must be 1 to {LARGEST_POOL}, not {self.pool_rank}")
+        if not 0 <= self.host_bytes < 1 << 47:
+            raise ValueError(f"host_bytes must be 0 or more, not {self.host_bytes}")
+        if not 0 <= self.admission_timeout < float("inf"):
+            raise ValueError(f"admission_timeout must be 0 or more seconds, not {self.admission_timeout}")
         if not SMALLEST <= self.temperature <= LARGEST:
             raise ValueError(f"temperature must be finite and above 0 as a float32, not {self.temperature}")

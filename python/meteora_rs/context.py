@@ -14,13 +14,14 @@ from torch import Tensor
 
 from meteora_rs import _native
 from meteora_rs.block import Block, Holder
-from meteora_rs.errors import MeteoraError, RouteError
+from meteora_rs.errors import AdapterNotFoundError, MeteoraError, RouteError
 from meteora_rs.leases import Lease, Leases
-from meteora_rs.routes import Auto, Route, to_native
+from meteora_rs.routes import Auto, NativeRoute, Route, to_native
 
 if TYPE_CHECKING:
     from meteora_rs.gates.flow import FlowGate
     from meteora_rs.site import Site
+    from meteora_rs.tiers import Tiers
     from meteora_rs.trace import Trace
 
 TakesOver: TypeAlias = "Callable[[Site, Tensor, Tensor], Tensor]"
@@ -158,6 +159,8 @@ class RoutingContext:
 
     def __init__(self, registry: _native.Registry, top_k: int, temperature: float) -> None:
         self._registry = registry
+        self.tiers: Tiers | None = None
+        """Where adapters come from that a route names and that are not live."""
         self.leases = Leases()
         self.lock = threading.RLock()
         """Held while a plan takes its snapshot, and while gate rows change in place, which they do only if no request
@@ -194,15 +197,41 @@ class RoutingContext:
         An error tells of no adapter that `within` can't reach: they may be others'.
 
         Raises:
-            AdapterNotFoundError, RouteError: see `Meteora.routing`.
+            AdapterNotFoundError, RouteError, CapacityError: see `Meteora.routing`.
         """
         own_top_k, own_temperature = self._options
         top_k = own_top_k if top_k is None else top_k
         temperature = own_temperature if temperature is None else temperature
+        parts = [to_native(route) for route in routes]
         told = None if within is None else within.native
-        with self.lock:
-            native = self._registry.plan([to_native(route) for route in routes], top_k, temperature, told)
+        if self.tiers is not None and any(names for _, names, _ in parts):
+            native = self._admitted(self.tiers, parts, top_k, temperature, told)
+        else:
+            with self.lock:
+                native = self._registry.plan(parts, top_k, temperature, told)
         return Plan(native, trace, self.leases, self.flow)
+
+    def _admitted(
+        self,
+        tiers: Tiers,
+        parts: list[NativeRoute],
+        top_k: int,
+        temperature: float,
+        within: _native.RoutePlan | None,
+    ) -> _native.RoutePlan:
+        """A plan for routes whose adapters may have to be brought in first."""
+        while True:
+            admission = tiers.admission(parts)
+            if admission.unknown:  # what nobody knows is said first, before what only rests
+                parts = [(kind, sorted(names, key=admission.rests), weights) for kind, names, weights in parts]
+                parts.sort(key=lambda part: all(map(admission.rests, part[1])))
+            try:
+                with admission, self.lock:
+                    return self._registry.plan(parts, top_k, temperature, within)
+            except AdapterNotFoundError:
+                # All were there, and one has gone for another's request since: this one stands in line for it.
+                if admission.unknown or admission.in_turn:
+                    raise
 
     def refresh(self) -> None:
         """Resolve the default `Auto()` against the snapshot published now."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from meteora_rs.errors import MeteoraError
 from meteora_rs.handle.awaiting import Awaiting
 from meteora_rs.handle.gating import Gating
 from meteora_rs.handle.naming import Naming
@@ -13,13 +14,14 @@ from meteora_rs.handle.record import AdapterRecord
 from meteora_rs.handle.routing import Routing
 from meteora_rs.handle.stats import Accounts
 from meteora_rs.handle.training import Training
+from meteora_rs.handle.watching import Watching
 from meteora_rs.routes import Auto, Route
 from meteora_rs.trace import Trace
 
 __all__ = ["AdapterRecord", "Meteora"]
 
 
-class Meteora(Awaiting, Gating, Training, Naming, Accounts):
+class Meteora(Awaiting, Gating, Training, Naming, Watching, Accounts):
     """The handle that `attach` returns; one for each model."""
 
     def routing(
@@ -31,7 +33,11 @@ class Meteora(Awaiting, Gating, Training, Naming, Accounts):
         block sees the adapters that are live when it begins until it ends. Holds for this thread or asyncio task;
         blocks nest. `top_k` and `temperature` replace the config's inside the block.
 
+        An adapter that is registered and not on the device is brought in first (see `register_adapter`); where that has
+        to wait for others' requests, an event loop is held up unless the block is an `async with`.
+
         Raises (when the block begins):
+            CapacityError: no room for what has to be brought in within `admission_timeout`.
             ValueError: `top_k` or `temperature` is out of range.
             AdapterNotFoundError: a name that no live adapter has.
             AdapterInUseError: an adapter that is being reloaded in its own place; try again (see `reload_adapter`).
@@ -64,13 +70,18 @@ class Meteora(Awaiting, Gating, Training, Naming, Accounts):
 
         Raises:
             AdapterInUseError: an adapter is being reloaded in its own place; save again when that has ended.
-            MeteoraError: `folder` exists and is no bundle, or holds more than one; it is, or holds, the working
-                directory; or this handle was detached.
+            MeteoraError: adapters are registered that are not on the device; `folder` exists and is no bundle, or holds
+                more than one; it is, or holds, the working directory; or this handle was detached.
             OSError: it can't be written.
         """
         from meteora_rs.bundle import save_bundle
 
         self._require_attached()
+        if self.tiers is not None and (resting := self.tiers.resting()):
+            raise MeteoraError(
+                f"a bundle holds what is on the device, and {len(resting)} registered adapters are not "
+                f"({resting[0].name!r}, for one): prefetch() them into pools that hold all, or unload them"
+            )
         save_bundle(self, folder, statistics=statistics)
 
     def detach(self) -> None:
@@ -78,3 +89,4 @@ class Meteora(Awaiting, Gating, Training, Naming, Accounts):
         with self._writer:
             self._patch.remove()
         self._loaders.shutdown(wait=False)
+        self._admitting.shutdown(wait=False)

@@ -11,17 +11,24 @@ from meteora_rs.gates.none import NoGate
 from meteora_rs.gates.tensors import Row, TensorGate
 from meteora_rs.site import Site
 
+Parts: TypeAlias = tuple[list[tuple[int, float, bool]] | None, _native.Adapter | None]
+"""(address of the row, bias, whether sign-free) for each site; or the adapter whose arrow rows; or neither: zeros."""
+
 GateSource: TypeAlias = str | Mapping[str, Row] | Sequence[str | tuple[str, str]]
 
 
-__all__ = ["ArrowGate", "Gate", "GateSource", "NoGate", "TensorGate", "resolve"]
+__all__ = ["ArrowGate", "Gate", "GateSource", "NoGate", "Parts", "TensorGate", "resolve"]
 
 
 class Gate(Protocol):
-    """A gate that has been checked against the sites and only needs a slot to be written to."""
+    """A gate that has been checked against the sites and only needs a place to be written to."""
 
     kind: str
     """`arrow`, `none`, `tensors`, `fitted` or `examples`."""
+
+    def parts(self) -> Parts:
+        """What the boundary makes its rows of; the addresses are good for as long as the gate lives."""
+        ...
 
     def write(self, slot: int, *, like: int | None = None, clear: bool = False) -> None:
         """Fill row `slot` of every site's `gate` and `gate_bias`, in one call without the GIL; must not fail.

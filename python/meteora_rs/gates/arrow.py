@@ -20,6 +20,10 @@ class ArrowGate:
     def __init__(self, adapter: _native.Adapter, sites: Sequence[Site]) -> None:
         self._adapter, self._sites = adapter, sites
 
+    def parts(self) -> tuple[None, _native.Adapter]:
+        """The rows follow from the adapter."""
+        return None, self._adapter
+
     def write(self, slot: int, *, like: int | None = None, clear: bool = False) -> None:
         """Fill row `slot` of every site."""
-        _native.write_gates([site.kernel for site in self._sites], slot, None, self._adapter, like, clear)
+        _native.write_gates([site.kernel for site in self._sites], slot, *self.parts(), like, clear)

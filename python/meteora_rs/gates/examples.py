@@ -70,7 +70,7 @@ def load_with_examples(
     def published() -> None:
         meteora.statistics = statistics
 
-    load = Load(
+    load = meteora._load_class(
         meteora,
         source,
         name,

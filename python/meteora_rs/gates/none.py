@@ -16,6 +16,10 @@ class NoGate:
     def __init__(self, sites: Sequence[Site]) -> None:
         self._sites = sites
 
+    def parts(self) -> tuple[None, None]:
+        """Zeros."""
+        return None, None
+
     def write(self, slot: int, *, like: int | None = None, clear: bool = False) -> None:
         """Fill row `slot` of every site."""
-        _native.write_gates([site.kernel for site in self._sites], slot, None, None, like, clear)
+        _native.write_gates([site.kernel for site in self._sites], slot, *self.parts(), like, clear)

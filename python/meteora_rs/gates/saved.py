@@ -20,10 +20,11 @@ class SavedGate:
         self._rows = [(site.gate[slot].cpu().clone(), float(site.gate_bias[slot])) for site in sites]
         self._sign_free = [bool(int(site.table[slot, 2]) & SIGN_FREE) for site in sites]
 
+    def parts(self) -> tuple[list[tuple[int, float, bool]], None]:
+        """The rows, by address."""
+        rows = zip(self._rows, self._sign_free, strict=True)
+        return [(row.data_ptr(), bias, sign_free) for (row, bias), sign_free in rows], None
+
     def write(self, slot: int, *, like: int | None = None, clear: bool = False) -> None:
         """Fill row `slot` of every site."""
-        rows = [
-            (row.data_ptr(), bias, sign_free)
-            for (row, bias), sign_free in zip(self._rows, self._sign_free, strict=True)
-        ]
-        _native.write_gates([site.kernel for site in self._sites], slot, rows, None, like, clear)
+        _native.write_gates([site.kernel for site in self._sites], slot, *self.parts(), like, clear)

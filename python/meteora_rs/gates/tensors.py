@@ -42,10 +42,13 @@ class TensorGate:
                 raise AdapterFormatError(f"adapter {name!r}: no gate row for site {site.path!r} or its input group")
             self._rows.append(row)
 
+    def parts(self) -> tuple[list[tuple[int, float, bool]], None]:
+        """The rows, by address."""
+        return [(row.data_ptr(), bias, False) for row, bias in self._rows], None
+
     def write(self, slot: int, *, like: int | None = None, clear: bool = False) -> None:
         """Fill row `slot` of every site."""
-        rows = [(row.data_ptr(), bias, False) for row, bias in self._rows]
-        _native.write_gates([site.kernel for site in self._sites], slot, rows, None, like, clear)
+        _native.write_gates([site.kernel for site in self._sites], slot, *self.parts(), like, clear)
 
 
 def _check(name: str, path: str, value: Row, width: int) -> tuple[Tensor, float]:

@@ -19,6 +19,7 @@ from meteora_rs.handle.record import AdapterRecord
 from meteora_rs.handle.times import Times
 from meteora_rs.patch import Patch
 from meteora_rs.site import Site
+from meteora_rs.tiers import Tiers
 
 if TYPE_CHECKING:
     from meteora_rs.gates.fit.kept import KeptStatistics
@@ -40,9 +41,13 @@ class Attached:
         # Whoever publishes holds it for that moment; what is long (parsing, writing) comes before. No request takes it.
         self._writer: threading.Lock
         self._loaders: ThreadPoolExecutor
+        self._admitting: ThreadPoolExecutor
         make_threads(self)
         self.times = Times()
         """What each stage of the loads took."""
+        self.tiers = Tiers(self, config.host_bytes) if config.host_bytes else None
+        """Adapters that are registered and not on the device (`MeteoraConfig(host_bytes=…)`)."""
+        self._context.tiers = self.tiers
         self.statistics: KeptStatistics | None = None
         """What the last fit kept for adapters that come with a few examples (`load_adapter(gate=[…])`)."""
 

@@ -71,6 +71,8 @@ class Awaiting(Loading, Unloading):
             asyncio.CancelledError: cancelled while it waited; the adapter is unloaded. Others as `unload_adapter`.
         """
         retired = self._retire(adapter_name, wait)
+        if retired is None:
+            return Unloaded(True, ())
         if wait is not None:
             with self.times.stage("wait"):
                 end, pause = time.monotonic() + wait, 0.001

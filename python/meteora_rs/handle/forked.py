@@ -25,6 +25,8 @@ def make_threads(meteora: Attached) -> None:
     """
     meteora._writer = threading.Lock()
     meteora._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="meteora-load")
+    # The first of a queue alone works; of their own, because a load that waits for room keeps a loader.
+    meteora._admitting = ThreadPoolExecutor(1, thread_name_prefix="meteora-admit")
     _handles.add(meteora)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from meteora_rs.gates import GateSource
@@ -77,15 +78,24 @@ class Loading(Attached):
         return prepare(Cancellation()).publish()
 
     def pin_adapter(self, adapter_name: str, pinned: bool = True) -> None:
-        """Protect an adapter from unloading and eviction, or no longer.
+        """Protect an adapter from unloading and eviction, or no longer; one that is not on the device is brought in.
 
         Raises:
             AdapterNotFoundError: no such adapter.
             AdapterInUseError: it is being changed by another call, or the name is an alias.
         """
-        with self._writer:
+        brought: AbstractContextManager[object] = nullcontext()
+        if self.tiers is not None and pinned and self.tiers.rests(adapter_name):
+            brought = self.tiers.admission([("named", [adapter_name], [])])
+        with brought, self._writer:
             self._require_attached()
             self._registry.pin(adapter_name, pinned)
+
+    @property
+    def _load_class(self) -> type[Load]:
+        from meteora_rs.tiers.load import TieredLoad
+
+        return Load if self.tiers is None else TieredLoad
 
     def _loader(
         self,
@@ -101,7 +111,9 @@ class Loading(Attached):
         """What prepares the load, to be called in whichever thread."""
         self._require_attached()
         if gate is None or isinstance(gate, (str, Mapping)):
-            return Load(self, source, name, gate, revision=revision, reload=reload, if_generation=if_generation).prepare
+            return self._load_class(
+                self, source, name, gate, revision=revision, reload=reload, if_generation=if_generation
+            ).prepare
         from meteora_rs.gates.examples import load_with_examples
 
         return lambda cancellation: load_with_examples(

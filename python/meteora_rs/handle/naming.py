@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from meteora_rs.errors import AdapterNotFoundError, RouteError
+from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, RouteError
 from meteora_rs.handle.attached import Attached
 from meteora_rs.routes import GROUP_MARK
 
@@ -25,7 +25,12 @@ class Naming(Attached):
         """
         with self._writer:
             self._require_attached()
-            self._registry.set_alias(alias, adapter_name, False)
+            known = self.tiers is not None and self.tiers.knows(adapter_name)
+            if self.tiers is not None and self.tiers.knows(alias):
+                raise AdapterInUseError(
+                    f"adapter {alias!r} is in use: an adapter has this name; an alias takes another"
+                )
+            self._registry.set_alias(alias, adapter_name, known)
             self._context.refresh()
 
     def remove_alias(self, alias: str) -> None:

@@ -54,20 +54,14 @@ class Load:
         Raises:
             Stopped: cancelled. Others as `Meteora.load_adapter`.
         """
-        meteora, times = self._meteora, self._meteora.times
-        if self._gate is None and not self._reload:
-            raise ValueError('gate must be "arrow", "none", a list of texts or a dict of tensors, not None')
-        with times.stage("parse"):
-            self._adapter = parse(meteora._registry, self._source, self._name, self._revision)
-        gate: Gate | None = None
-        if self._gate is not None:  # all checks that need no place come before there is one
-            gate = gates.resolve(self._gate, self._adapter, meteora.sites)
-            gate.kind = self._kind or gate.kind
+        gate = self._check()
         cancellation.hold()
-        self._reservation = self._reserve()
+        self._reservation = self._reserve(cancellation)
         try:
             cancellation.writing(self._reservation)
-            self._prepared = gate or self._kept_gate()
+            prepared = gate or self._kept_gate()
+            self._before_writing(prepared)
+            self._prepared = prepared
             self._write(cancellation)
         except BaseException as error:
             if self._reservation.in_place and self._prepared and not isinstance(error, Exception):
@@ -77,6 +71,25 @@ class Load:
             self.abandon()
             raise
         return self
+
+    def _check(self) -> Gate | None:
+        """Parse, and check all that needs no place; the gate that was given, if one was."""
+        meteora = self._meteora
+        if self._gate is None and not self._reload:
+            raise ValueError('gate must be "arrow", "none", a list of texts or a dict of tensors, not None')
+        with meteora.times.stage("parse"):
+            self._adapter = parse(meteora._registry, self._source, self._name, self._revision)
+        if self._gate is None:
+            return None
+        gate = gates.resolve(self._gate, self._adapter, meteora.sites)
+        gate.kind = self._kind or gate.kind
+        return gate
+
+    def _before_writing(self, gate: Gate) -> None:
+        """What a subclass does when all has been checked; it may refuse."""
+
+    def _made_live(self, generation: int) -> None:
+        """What a subclass does when requests can see it, under the writer's lock; it can't fail."""
 
     def _write(self, cancellation: Cancellation) -> None:
         meteora, reservation, gate = self._meteora, self._reservation, self._prepared
@@ -103,6 +116,7 @@ class Load:
                 meteora._require_attached()  # the stages before take a while
                 meteora._share_gates({reservation.slot: self._equal})  # before a request can read the slot
                 record = meteora._registry.publish(reservation, self._adapter, gate.kind, gate.kind != "none")
+                self._made_live(record["generation"])
                 meteora._share_gates()
                 meteora._context.refresh()
                 self._published()
@@ -122,7 +136,7 @@ class Load:
             self.publish()
         self.abandon()
 
-    def _reserve(self) -> _native.Reservation:
+    def _reserve(self, cancellation: Cancellation) -> _native.Reservation:
         """A fresh place; for a reload without one its own, if nobody else reads that."""
         meteora = self._meteora
         args = self._adapter, self._reload, self._if_generation

@@ -11,7 +11,8 @@ from typing import Any
 from meteora_rs.block import Block
 from meteora_rs.errors import MeteoraError
 from meteora_rs.handle.attached import Attached
-from meteora_rs.routes import Route
+from meteora_rs.routes import Route, to_native
+from meteora_rs.tiers.turn import WouldWaitError
 
 
 class Routing(ContextDecorator):
@@ -26,19 +27,43 @@ class Routing(ContextDecorator):
 
     def __enter__(self) -> None:
         """Look the routes up and put them in force."""
-        meteora, routes = self._meteora, self._routes
+        meteora = self._meteora
         meteora._require_attached()
         if self._block is not None:
             raise MeteoraError("a routing() block is entered once; call routing() again")
         changed: dict[str, Any] = {"top_k": self._top_k, "temperature": self._temperature}
         replace(meteora.config, **{key: value for key, value in changed.items() if value is not None})  # checks them
-        listed: Sequence[Route] = [routes] if isinstance(routes, str) or not isinstance(routes, Sequence) else routes
         context = meteora._context
         current = context.current()
         within = None if context.is_default() else current
-        plan = context.plan(listed, current.trace, self._top_k, self._temperature, within)
+        plan = context.plan(self._listed(), current.trace, self._top_k, self._temperature, within)
         self._block = context.enter(plan, "routing")
         self._block.__enter__()
+
+    async def __aenter__(self) -> None:
+        """The same where it may have to wait for room: other tasks run meanwhile."""
+        tiers = self._meteora.tiers
+        if tiers is None:
+            return self.__enter__()
+        while True:
+            admission = tiers.admission([to_native(route) for route in self._listed()])
+            await admission.enter_async()
+            try:
+                return self.__enter__()  # finds all there: what was missing is brought in, and this has the turn
+            except WouldWaitError:  # nothing was missing, and something has gone since
+                continue
+            finally:
+                admission.leave()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Put the routes before in force again."""
+        self.__exit__(kind, error, where)
+
+    def _listed(self) -> Sequence[Route]:
+        routes = self._routes
+        return [routes] if isinstance(routes, str) or not isinstance(routes, Sequence) else routes
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from meteora_rs import _native
-from meteora_rs.handle.attached import Attached
+from meteora_rs.handle.tiering import Tiering
 from meteora_rs.handle.times import STAGES, StageTimes
 from meteora_rs.leases import HeldSnapshot
 
@@ -56,11 +56,30 @@ class TierBytes:
 
 
 @dataclass(frozen=True)
+class Admissions:
+    """Requests' adapters and the tiers since the model was attached.
+
+    `hits`: names that were asked for and on the device; `misses`: that were not; `dropped`: adapters that left the host
+    for others and are read again when they are asked for; `waiting`: who is in the queue now; `waits`: of requests that
+    found something missing, until they had all; `arrivals`: copies from the host to the device.
+    """
+
+    hits: int
+    misses: int
+    dropped: int
+    waiting: int
+    waits: StageTimes
+    arrivals: StageTimes
+
+
+@dataclass(frozen=True)
 class Stats:
     """The accounts of one attached model at one moment: what `Meteora.stats()` returns.
 
     `version` grows with each change that requests can see; `loads` has the times of each stage (parse, pack, gate,
-    publish), `waits` those of waiting for memory; `held` who holds adapters, oldest first.
+    publish), `waits` those of waiting for memory; `evictions` is how often an adapter left the device for others,
+    `admissions` is None without a host tier; `held` says who holds
+    adapters, oldest first.
     """
 
     version: int
@@ -71,6 +90,7 @@ class Stats:
     loads: dict[str, StageTimes]
     waits: StageTimes
     evictions: int
+    admissions: Admissions | None
     held: tuple[HeldSnapshot, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,7 +101,7 @@ class Stats:
         return plain
 
 
-class Accounts(Attached):
+class Accounts(Tiering):
     """What the memory is used for."""
 
     def stats(self) -> Stats:
@@ -93,11 +113,27 @@ class Accounts(Attached):
             slots=Usage(**counts["slots"]),
             rank_rows=Usage(**counts["rank_rows"]),
             pages=Pages(counts["pages"], counts["free_pages"], counts["largest_run_pages"], counts["touched_pages"]),
-            tiers={"device": self._device(counts["touched_pages"])},
+            tiers={"device": self._device(counts["touched_pages"]), **self._host_tier()},
             loads={name: times[name] for name in STAGES},
             waits=times["wait"],
-            evictions=0,
+            evictions=0 if self.tiers is None else self.tiers.native.stats()["evictions"],
+            admissions=self._admissions(times),
             held=tuple(lease.describe() for lease in self._context.leases.living()),
+        )
+
+    def _host_tier(self) -> dict[str, TierBytes]:
+        if self.tiers is None:
+            return {}
+        counts, records = self.tiers.native.stats(), self.registered_adapters()
+        hosted = {each.name: each.bytes for each in records if self.tiers.native.hosts(each.name)}
+        return {"host": TierBytes(counts["total"], counts["total"] - counts["free"], sum(hosted.values()), hosted)}
+
+    def _admissions(self, times: dict[str, StageTimes]) -> Admissions | None:
+        if self.tiers is None:
+            return None
+        counts = self.tiers.native.stats()
+        return Admissions(
+            counts["hits"], counts["misses"], counts["dropped"], counts["waiting"], times["admit"], times["arrive"]
         )
 
     def _device(self, touched_pages: int) -> TierBytes:

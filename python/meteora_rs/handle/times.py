@@ -27,7 +27,7 @@ class Times:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # between loaders; requests never come here
-        self._stages = {name: StageTimes() for name in (*STAGES, "wait")}
+        self._stages = {name: StageTimes() for name in (*STAGES, "wait", "arrive", "admit")}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -37,6 +37,15 @@ class Times:
             yield
         finally:
             self.add(name, time.perf_counter() - start)
+
+    @contextmanager
+    def waiting(self, wanted: object) -> Iterator[None]:
+        """Time the block as an admission if there is anything that it waits for."""
+        if not wanted:
+            yield
+            return
+        with self.stage("admit"):
+            yield
 
     def add(self, name: str, seconds: float) -> None:
         """Count one run of a stage."""
@@ -51,6 +60,6 @@ class Times:
             )
 
     def get(self) -> dict[str, StageTimes]:
-        """The times until now, `wait` among them."""
+        """The times until now; besides the stages `wait` for memory, `arrive` from the host, `admit` all of that."""
         with self._lock:
             return dict(self._stages)

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 from meteora_rs import _native
+from meteora_rs.errors import AdapterInUseError
 from meteora_rs.handle.attached import Attached
 from meteora_rs.leases import HeldSnapshot
 
@@ -43,6 +44,8 @@ class Unloading(Attached):
             AdapterInUseError: it is pinned, being changed, or an alias points to it.
         """
         retired = self._retire(adapter_name, wait)
+        if retired is None:
+            return Unloaded(True, ())
         if wait is not None:
             with self.times.stage("wait"):
                 end = time.monotonic() + wait
@@ -50,15 +53,29 @@ class Unloading(Attached):
                     pass
         return self._unloaded(retired)
 
-    def _retire(self, name: str, wait: float | None) -> _native.Retired:
+    def _retire(self, name: str, wait: float | None) -> _native.Retired | None:
+        """Retire an adapter; None: it was registered only, and held no place on the device."""
         if wait is not None and not wait >= 0:
             raise ValueError(f"wait must be 0 or more seconds, or None, not {wait}")
         with self._writer:
             self._require_attached()
+            if self.tiers is not None and self.tiers.rests(name):
+                self._require_no_alias(name)
+                self.tiers.forget(name)
+                return None
             retired = self._registry.unload(name)
+            if self.tiers is not None:
+                self.tiers.forget(name)
             self._context.refresh()
             self._share_gates()
         return retired
+
+    def _require_no_alias(self, name: str) -> None:
+        for alias, target in self._registry.aliases().items():
+            if target == name:
+                raise AdapterInUseError(
+                    f"adapter {name!r} is in use: the alias {alias!r} points to it; set_alias() or remove_alias() first"
+                )
 
     def _unloaded(self, retired: _native.Retired) -> Unloaded:
         free = retired.wait(0)

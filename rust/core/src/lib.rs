@@ -17,6 +17,7 @@ pub mod route;
 pub mod rows;
 pub mod snapshot;
 mod sync;
+pub mod tiers;
 
 pub use dtype::DType;
 pub use error::{Error, Result};

@@ -5,6 +5,7 @@
 //! parsed or written; readers take the published [`Snapshot`] and never meet that lock.
 
 mod capacity;
+mod evict;
 mod gates;
 mod names;
 mod record;

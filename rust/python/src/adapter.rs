@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use meteora_core::peft;
+use meteora_core::registry::{AdapterInfo, GateKind};
+use meteora_core::DType;
 use pyo3::prelude::*;
 
 use crate::errors::{contained, to_py};
@@ -19,6 +21,19 @@ pub struct Adapter {
 pub type TensorParts = (String, String, Vec<usize>, usize, usize);
 
 impl Adapter {
+    /// What is published of it.
+    pub fn info(&self, gate: GateKind, routable: bool) -> AdapterInfo {
+        AdapterInfo {
+            rank: self.inner.max_rank,
+            dtype: self.inner.dtypes.first().copied().unwrap_or(DType::F32),
+            bytes: self.inner.bytes,
+            gate,
+            routable,
+            sites: self.inner.modules.len(),
+            source: self.source.clone(),
+        }
+    }
+
     pub fn from_folder(py: Python<'_>, name: &str, folder: PathBuf, parsing: &Parsing) -> PyResult<Adapter> {
         contained(py, || {
             let source = match &parsing.root {
@@ -69,6 +84,23 @@ impl Adapter {
     #[getter]
     fn bytes(&self) -> u64 {
         self.inner.bytes
+    }
+
+    /// The element type of the first module, as records have it.
+    #[getter]
+    fn dtype(&self) -> &'static str {
+        self.inner.dtypes.first().map_or("float32", |dtype| dtype.name())
+    }
+
+    #[getter]
+    fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Differs where a file does that it was read from; None for one from memory.
+    #[getter]
+    fn stamp(&self) -> Option<String> {
+        self.inner.stamp.clone()
     }
 
     #[getter]

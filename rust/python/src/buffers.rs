@@ -3,6 +3,7 @@
 use meteora_core::kernel::{screen_stride, write_screen, Site};
 use meteora_core::layout::{TableEntry, KIND_ABS, PAGE_BYTES_PER_COLUMN};
 use meteora_core::peft::Module;
+use meteora_core::tiers::packed::{GateForm, PackedModule};
 use meteora_core::{pack, DType};
 use meteora_cuda::CudaError;
 
@@ -80,15 +81,9 @@ impl Buffers {
         page_start: usize,
         module: &Module,
     ) -> Result<(), CudaError> {
-        let place = |pool: usize, width: usize| {
-            let start = page_start * PAGE_BYTES_PER_COLUMN * width;
-            let len = module.rank * width * module.dtype.size();
-            let end = self.sizes.pages * PAGE_BYTES_PER_COLUMN * width;
-            assert!(start + len <= end, "page {page_start}: {len} bytes");
-            (pool + start, len)
-        };
-        let (a, a_len) = place(self.lora_a, self.sizes.in_features);
-        let (b, b_len) = place(self.lora_b_packed, self.sizes.out_features);
+        let row_bytes = module.rank * module.dtype.size();
+        let (a, a_len) = self.rows(self.lora_a, page_start, self.sizes.in_features, row_bytes);
+        let (b, b_len) = self.rows(self.lora_b_packed, page_start, self.sizes.out_features, row_bytes);
         // SAFETY: inside the pools (asserted); the rows belong to a reservation, so nobody reads them now.
         unsafe {
             writer.write(a, a_len, |out| pack::pack_lora_a(module, out))?;
@@ -96,6 +91,46 @@ impl Buffers {
         }
         let entry = TableEntry::new(page_start, module.rank, module.dtype, module.scaling);
         self.write_entry(writer, slot, entry)
+    }
+
+    /// Copies a packed module's rows, and writes its entry.
+    pub fn write_packed(
+        &self,
+        writer: &mut Writer,
+        slot: usize,
+        page_start: usize,
+        module: &PackedModule<'_>,
+    ) -> Result<(), CudaError> {
+        let row_bytes = module.rank * module.dtype.size();
+        let (a, a_len) = self.rows(self.lora_a, page_start, self.sizes.in_features, row_bytes);
+        let (b, b_len) = self.rows(self.lora_b_packed, page_start, self.sizes.out_features, row_bytes);
+        // SAFETY: inside the pools (asserted); the rows belong to a reservation, so nobody reads them now.
+        unsafe {
+            writer.write(a, a_len, |out| out.copy_from_slice(module.a))?;
+            writer.write(b, b_len, |out| out.copy_from_slice(module.b))?;
+        }
+        let entry = TableEntry::new(page_start, module.rank, module.dtype, module.scaling);
+        self.write_entry(writer, slot, entry)
+    }
+
+    /// Where in a pool of this width the rows of a run of pages begin, and how many bytes they have.
+    fn rows(&self, pool: usize, page_start: usize, width: usize, row_bytes: usize) -> (usize, usize) {
+        let start = page_start * PAGE_BYTES_PER_COLUMN * width;
+        let len = row_bytes * width;
+        let end = self.sizes.pages * PAGE_BYTES_PER_COLUMN * width;
+        assert!(start + len <= end, "page {page_start}: {len} bytes");
+        (pool + start, len)
+    }
+
+    /// The gate row of a live `slot`, and what goes with it.
+    pub fn read_gate(&self, slot: usize) -> Result<(Vec<f32>, GateForm), CudaError> {
+        let (row, bias, sign_free) = self.gate_of(slot)?;
+        let value = |bytes: &[u8]| f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        let form = GateForm {
+            bias: value(&bias),
+            sign_free,
+        };
+        Ok((row.chunks_exact(4).map(value).collect(), form))
     }
 
     /// Makes `row` the gate of `slot`, with its bias, its sign and its screen row.

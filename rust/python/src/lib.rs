@@ -15,6 +15,7 @@ mod plan;
 mod records;
 mod registry;
 mod reservation;
+mod tiers;
 mod torch;
 
 use pyo3::prelude::*;
@@ -35,6 +36,8 @@ mod _native {
     use super::registry::Registry;
     #[pymodule_export]
     use super::reservation::{GateReservation, Reservation, Retired};
+    #[pymodule_export]
+    use super::tiers::{Arrivals, HostCopy, Ticket, Tiers};
     #[pymodule_export]
     use super::torch::op::register_torch_op;
     use pyo3::prelude::*;

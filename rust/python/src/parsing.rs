@@ -36,6 +36,10 @@ impl Parsing {
         })
     }
 
+    pub fn sites(&self) -> &[SiteShape] {
+        &self.sites
+    }
+
     pub fn has_root(&self) -> bool {
         self.root.is_some()
     }

@@ -1,6 +1,6 @@
 //! The registry's reports as Python dicts.
 
-use meteora_core::registry::{AdapterRecord, GateKind, RegistryStats, Usage};
+use meteora_core::registry::{AdapterInfo, AdapterRecord, GateKind, RegistryStats, Usage};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -28,15 +28,26 @@ pub fn record<'py>(py: Python<'py>, record: &AdapterRecord) -> PyResult<Bound<'p
     dict.set_item("generation", record.generation)?;
     dict.set_item("weights", record.weights)?;
     dict.set_item("slot", record.slot)?;
-    dict.set_item("rank", record.info.rank)?;
-    dict.set_item("dtype", record.info.dtype.name())?;
-    dict.set_item("bytes", record.info.bytes)?;
-    dict.set_item("sites", record.info.sites)?;
     dict.set_item("pinned", record.pinned)?;
-    dict.set_item("gate", record.info.gate.name())?;
-    dict.set_item("routable", record.info.is_routable())?;
-    dict.set_item("source", &record.info.source)?;
+    describe(&dict, &record.info)?;
     Ok(dict)
+}
+
+/// The part of a record that an adapter has wherever it is.
+pub fn info<'py>(py: Python<'py>, info: &AdapterInfo) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    describe(&dict, info)?;
+    Ok(dict)
+}
+
+fn describe(dict: &Bound<'_, PyDict>, info: &AdapterInfo) -> PyResult<()> {
+    dict.set_item("rank", info.rank)?;
+    dict.set_item("dtype", info.dtype.name())?;
+    dict.set_item("bytes", info.bytes)?;
+    dict.set_item("sites", info.sites)?;
+    dict.set_item("gate", info.gate.name())?;
+    dict.set_item("routable", info.is_routable())?;
+    dict.set_item("source", &info.source)
 }
 
 /// Slots, rank rows and pages, each with its use.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use meteora_core::held::Held;
 use meteora_core::kernel::Options;
 use meteora_core::layout::BASE_SLOTS;
-use meteora_core::registry::{self, AdapterInfo, Intent, RegistryConfig};
+use meteora_core::peft::SiteShape;
+use meteora_core::registry::{self, Intent, RegistryConfig};
 use meteora_core::DType;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -31,6 +32,16 @@ pub struct Registry {
     parsing: Parsing,
     pub serial: u64,
     pub devices: Arc<Devices>,
+}
+
+impl Registry {
+    pub fn core(&self) -> &registry::Registry {
+        &self.inner
+    }
+
+    pub fn sites(&self) -> &[SiteShape] {
+        self.parsing.sites()
+    }
 }
 
 #[pymethods]
@@ -127,15 +138,7 @@ impl Registry {
         gate: &str,
         routable: bool,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let info = AdapterInfo {
-            rank: adapter.inner.max_rank,
-            dtype: adapter.inner.dtypes.first().copied().unwrap_or(DType::F32),
-            bytes: adapter.inner.bytes,
-            gate: records::gate_kind(gate)?,
-            routable,
-            sites: adapter.inner.modules.len(),
-            source: adapter.source.clone(),
-        };
+        let info = adapter.info(records::gate_kind(gate)?, routable);
         let published = self.inner.publish(reservation.take(py)?, info);
         records::record(py, &published)
     }

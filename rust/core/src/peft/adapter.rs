@@ -157,6 +157,8 @@ pub struct Adapter {
     pub dtypes: Vec<DType>,
     /// The model it was trained on, where the config says so.
     pub base_model: Option<String>,
+    /// Of the files that it was read from: another one, if either is another file or was written to since.
+    pub stamp: Option<String>,
 }
 
 impl Adapter {

@@ -139,6 +139,13 @@ fn changed(context: &Context) -> Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp([i128; 5]);
 
+impl std::fmt::Display for Stamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let numbers = self.0.map(|number| number.to_string());
+        f.write_str(&numbers.join("."))
+    }
+}
+
 impl Stamp {
     #[cfg(unix)]
     pub(crate) fn of(metadata: &Metadata) -> Stamp {

@@ -98,16 +98,12 @@ fn from_folder(name: &str, folder: &Folder<'_>, sites: &[SiteShape], limits: &Li
     let head = reading.head(limits.max_header_bytes.saturating_add(header::PREFIX as u64))?;
     let raw = announced(head, limits, &tensors_context)?;
     let pairs = place(raw, &config, sites, &tensors_context)?;
-    let (contents, _) = reading.finish()?;
+    let (contents, tensors_stamp) = reading.finish()?;
     file::unchanged(folder, CONFIG, &config_context, stamp)?;
-    adapter(
-        name,
-        pairs,
-        Store::Read(contents),
-        config,
-        sites,
-        &tensors_context,
-    )
+    let store = Store::Read(contents);
+    let mut adapter = adapter(name, pairs, store, config, sites, &tensors_context)?;
+    adapter.stamp = Some(format!("{stamp} {tensors_stamp}"));
+    Ok(adapter)
 }
 
 /// The tensors of a state dict, held to the same limits as a file.
@@ -243,6 +239,7 @@ fn adapter(
         max_rank: modules.iter().map(|module| module.rank).max().unwrap_or(0),
         dtypes,
         base_model: config.base_model,
+        stamp: None,
         modules,
     })
 }

@@ -112,7 +112,10 @@ impl Reservation {
         let id = match (&withdrawn, replaced) {
             (Some(entry), _) => entry.id,
             (None, Some((id, _))) => id,
-            (None, None) => writer.next_id(),
+            (None, None) => match writer.evicted.remove(&self.name) {
+                Some(id) => id,
+                None => writer.next_id(),
+            },
         };
         if withdrawn.is_some() {
             drop(withdrawn);

@@ -17,6 +17,8 @@ pub(crate) struct Writer {
     pub(crate) pending: BTreeMap<String, Pending>,
     /// The generations that in-place reloads took out of the published snapshot, as they were.
     pub(crate) withdrawn: BTreeMap<Arc<str>, AdapterRecord>,
+    /// Who comes back as itself.
+    pub(crate) evicted: BTreeMap<String, AdapterId>,
     snapshots: Vec<Weak<Snapshot>>,
 }
 
@@ -41,6 +43,7 @@ impl Writer {
             pinned: BTreeSet::new(),
             pending: BTreeMap::new(),
             withdrawn: BTreeMap::new(),
+            evicted: BTreeMap::new(),
             snapshots: vec![Arc::downgrade(first)],
         }
     }

@@ -1,0 +1,129 @@
+"""One request's way to have all of its adapters on the device."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from meteora_rs.groups import equal_gates
+from meteora_rs.routes import NativeRoute
+from meteora_rs.tiers.turn import Turn
+
+if TYPE_CHECKING:
+    from meteora_rs.handle.attached import Attached
+    from meteora_rs.tiers.tiers import Tiers
+
+LONGEST_PAUSE = 0.02
+"""Seconds between two looks for room in an event loop."""
+
+
+class Admission:
+    """Brings in what is registered and not resident; inside the block nobody takes it away before there is a plan.
+
+    A request that finds all its adapters resident passes at once. Others take their turn: the first brings its adapters
+    in, all together, and evicts for them, and has the turn until the block ends.
+    """
+
+    def __init__(self, meteora: Attached, tiers: Tiers, routes: Sequence[NativeRoute]) -> None:
+        self._meteora, self._tiers = meteora, tiers
+        self._names, missing = tiers.native.asked(routes)
+        self.unknown = [name for name in missing if not tiers.knows(name)]
+        """Names that nobody knows: the plan is refused then, and nothing brought in for it."""
+        self._wanted = [] if self.unknown else missing
+        self._turn = Turn(meteora, tiers, ", ".join(self._wanted))
+
+    def rests(self, name: str) -> bool:
+        """Whether a name of these routes is known to somebody."""
+        return name not in self.unknown
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether something was missing, so that it has stood in line."""
+        return bool(self._wanted)
+
+    def attempt(self) -> bool:
+        """Bring in what is missing if it is this request's turn and there is room; whether all is there.
+
+        Raises:
+            CapacityError: it will never fit.
+            AdapterFormatError, OSError: an adapter had to be read again, and its files are not what they were.
+        """
+        if not self._wanted:
+            return True
+        if not self._turn.come():
+            return False
+        # All of them: what was there when this one asked may have gone for those before it.
+        while missing := self._tiers.native.missing(self._names):
+            if not all(self._tiers.knows(name) for name in missing):
+                return True  # unloaded meanwhile: the plan says so
+            for name in missing:
+                if not self._tiers.native.hosts(name):
+                    self._tiers.fetch(name)
+            if not self._bring(missing):
+                return False
+        return True
+
+    async def enter_async(self) -> None:
+        """As `__enter__`; what takes long runs in a thread, and other tasks run while it waits."""
+        loop, pause = asyncio.get_running_loop(), 0.001
+        while self._wanted:
+            attempt = loop.run_in_executor(self._meteora._admitting, self.attempt)
+            try:
+                if await asyncio.shield(attempt):
+                    return
+                self._turn.check_time()
+                await asyncio.sleep(pause)
+            except BaseException:
+                # The thread may be at it still: the turn is its own until it has ended.
+                attempt.add_done_callback(lambda done: done.cancelled() or done.exception())
+                attempt.add_done_callback(lambda _: self.leave())
+                raise
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def __enter__(self) -> Admission:
+        """Wait until all is there.
+
+        Raises:
+            CapacityError: it will never fit, or not within `admission_timeout`. Others as `attempt`.
+        """
+        try:
+            with self._meteora.times.waiting(self._wanted):
+                while not self.attempt():
+                    self._turn.wait()
+        except BaseException:
+            self.leave()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Let the next have its turn."""
+        self.leave()
+
+    def leave(self) -> None:
+        """Let the next have its turn."""
+        self._turn.leave()
+
+    def _bring(self, names: list[str]) -> bool:
+        """Bring in these, unless one is replaced meanwhile; False: there is no room now. Nothing is done halfway."""
+        meteora, native = self._meteora, self._tiers.native
+        kernels = [site.kernel for site in meteora.sites]
+        arrivals = self._turn.make_room(lambda: native.make_room(names, self._names, kernels))
+        if arrivals is None:
+            return False
+        try:
+            with meteora.times.stage("arrive"):
+                arrivals.write(kernels)
+                equal = {slot: equal_gates(meteora.groups, slot) for slot in arrivals.slots}
+            with meteora._writer:
+                meteora._require_attached()
+                meteora._share_gates(equal)  # before a request can read the slots
+                native.publish(arrivals)
+                meteora._share_gates()
+                meteora._context.refresh()
+        finally:
+            arrivals.abandon()
+        return True

@@ -1,0 +1,90 @@
+"""Loads where there is a host tier: a copy stays in the host's memory, and others make room."""
+
+from __future__ import annotations
+
+from meteora_rs import _native, gates
+from meteora_rs.errors import AdapterInUseError
+from meteora_rs.gates import Gate
+from meteora_rs.handle.cancel import Cancellation
+from meteora_rs.handle.pipeline import GIVEN, Load
+from meteora_rs.handle.record import AdapterRecord
+from meteora_rs.tiers.tiers import Copy, Tiers
+from meteora_rs.tiers.turn import Turn
+
+
+class TieredLoad(Load):
+    """A load that leaves a copy with the host.
+
+    A reload of an adapter that is not on the device changes the host's copy alone.
+    """
+
+    _copy: Copy | None = None
+
+    def prepare(self, cancellation: Cancellation) -> Load:
+        """Write the adapter where nobody reads; on any error nothing has happened.
+
+        Raises:
+            AdapterInUseError: a load under the name of a registered adapter. Others as `Load.prepare`.
+        """
+        tiers = self._tiers
+        if not self._reload and tiers.knows(self._name):
+            raise AdapterInUseError(
+                f"adapter {self._name!r} is in use: one is registered under this name; reload_adapter() replaces it, "
+                "prefetch() brings it in"
+            )
+        if not self._reload or not tiers.rests(self._name):
+            return super().prepare(cancellation)
+        if self._if_generation is not None:  # generations are of what is on the device
+            with tiers.admission([("named", [self._name], [])]):
+                return super().prepare(cancellation)
+        gate = self._check()
+        if gate is None and (kind := tiers.record(self._name).gate) not in GIVEN:
+            gate = gates.resolve(kind, self._adapter, self._meteora.sites)
+        cancellation.check()
+        self._copy = tiers.pack(self._adapter, self._source, self._revision, gate)
+        return self
+
+    def publish(self) -> AdapterRecord:
+        """Let requests that begin from now on see it. Raises: as `Load.publish`."""
+        if self._reservation is not None:
+            return super().publish()
+        meteora, tiers, copy = self._meteora, self._tiers, self._copy
+        assert copy is not None
+        with meteora._writer:
+            meteora._require_attached()
+            if tiers.rests(self._name):
+                record = tiers.keep(copy)
+                self._published()
+                return record
+        # A request has brought the old weights in meanwhile, or it was unloaded.
+        return self.prepare(Cancellation()).publish()
+
+    def _before_writing(self, gate: Gate) -> None:
+        self._copy = self._tiers.pack(self._adapter, self._source, self._revision, gate)
+
+    def _made_live(self, generation: int) -> None:
+        assert self._copy is not None
+        self._tiers.keep(self._copy, generation)
+
+    def _reserve(self, cancellation: Cancellation) -> _native.Reservation:
+        """A place for a new adapter, if need be another's, in its turn."""
+        if self._reload:
+            return super()._reserve(cancellation)
+        native, kernels = self._tiers.native, [site.kernel for site in self._meteora.sites]
+        turn = Turn(self._meteora, self._tiers, self._name)
+        try:
+            while True:
+                cancellation.check()
+                if turn.come():
+                    place = turn.make_room(lambda: native.make_room_for(self._adapter, kernels))
+                    if place is not None:
+                        return place
+                turn.wait()
+        finally:
+            turn.leave()
+
+    @property
+    def _tiers(self) -> Tiers:
+        tiers = self._meteora.tiers
+        assert tiers is not None
+        return tiers

@@ -1,0 +1,136 @@
+"""What is registered, and where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from meteora_rs import _native, gates
+from meteora_rs.errors import AdapterFormatError
+from meteora_rs.gates import Gate
+from meteora_rs.handle.record import AdapterRecord
+from meteora_rs.routes import NativeRoute
+from meteora_rs.source import AdapterSource, parse
+from meteora_rs.tiers.admission import Admission
+
+if TYPE_CHECKING:
+    from meteora_rs.handle.attached import Attached
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Where an adapter came from: with it, what the host has no room for can be read again.
+
+    `folder` is None for an adapter from memory; `stamp` is that of the files that were read.
+    """
+
+    folder: AdapterSource | None
+    revision: str | None
+    stamp: str | None
+    record: AdapterRecord
+
+
+@dataclass(frozen=True)
+class Copy:
+    """An adapter packed in the host's memory, and not kept yet."""
+
+    native: _native.HostCopy
+    registration: Registration
+
+
+class Tiers:
+    """The adapters that one attached model can serve, on the device or not.
+
+    All changes of what is registered are made by who holds the handle's writer lock.
+    """
+
+    def __init__(self, meteora: Attached, host_bytes: int) -> None:
+        self.native = _native.Tiers(meteora._registry, host_bytes)
+        self._meteora = meteora
+        self._registered: dict[str, Registration] = {}
+
+    def knows(self, name: str) -> bool:
+        """Whether an adapter of this name is registered."""
+        return name in self._registered
+
+    def rests(self, name: str) -> bool:
+        """Whether it is registered and not on the device."""
+        return name in self._registered and bool(self.native.missing([name]))
+
+    def pack(
+        self,
+        adapter: _native.Adapter,
+        source: AdapterSource,
+        revision: str | None,
+        gate: Gate | None,
+    ) -> Copy:
+        """Copy an adapter to the host's memory; None: with the gate rows that the host has of that name.
+
+        Raises:
+            CapacityError: the budget, with what can't leave it.
+        """
+        kind = gate.kind if gate is not None else self.record(adapter.name).gate
+        rows, arrow = gate.parts() if gate is not None else (None, None)
+        folder = None if isinstance(source, Mapping) else source
+        native = self.native.pack(adapter, kind, rows, arrow, gate is None, folder is not None)
+        record = AdapterRecord(
+            name=adapter.name, id=-1, generation=0, weights=0, slot=-1, rank=adapter.rank, dtype=adapter.dtype,
+            bytes=adapter.bytes, sites=len(adapter.modules()), pinned=False, gate=kind, routable=kind != "none",
+            source=adapter.source, tier="host",
+        )  # fmt: skip
+        return Copy(native, Registration(folder, revision, adapter.stamp, record))
+
+    def keep(self, copy: Copy, generation: int | None = None) -> AdapterRecord:
+        """Register what has been packed; `generation` is that under which it is on the device."""
+        name = copy.registration.record.name
+        self.native.keep(copy.native, generation)
+        self._registered[name] = copy.registration
+        self.native.touch(name)
+        return self.record(name)
+
+    def forget(self, name: str) -> bool:
+        """Register an adapter no more; whether it was."""
+        self.native.forget(name)
+        return self._registered.pop(name, None) is not None
+
+    def record(self, name: str) -> AdapterRecord:
+        """What is known of a registered adapter that is not on the device."""
+        registered = self._registered[name].record
+        hosted = self.native.hosted(name)
+        return AdapterRecord(
+            **{**vars(registered), "tier": "disk"} if hosted is None else {**vars(registered), **hosted}
+        )
+
+    def resting(self) -> list[AdapterRecord]:
+        """The registered adapters that are not on the device, by name."""
+        return [self.record(name) for name in self.native.missing(sorted(self._registered)) if self.knows(name)]
+
+    def fetch(self, name: str) -> None:
+        """Read an adapter again that the host had no room for.
+
+        Raises:
+            AdapterFormatError: its files are others than those that were registered.
+            CapacityError, OSError: as `register_adapter`.
+        """
+        registration = self._registered[name]
+        assert registration.folder is not None
+        meteora = self._meteora
+        with meteora.times.stage("parse"):
+            adapter = parse(meteora._registry, registration.folder, name, registration.revision)
+        if adapter.stamp != registration.stamp:
+            raise AdapterFormatError(
+                f"adapter {name!r}: its files have changed since it was registered; reload_adapter() takes them as "
+                f"they are now (file: {adapter.source})"
+            )
+        copy = self.pack(
+            adapter, registration.folder, registration.revision,
+            gates.resolve(registration.record.gate, adapter, meteora.sites),
+        )  # fmt: skip
+        with meteora._writer:
+            if self._registered.get(name) is registration:
+                self.keep(copy)
+
+    def admission(self, routes: Sequence[NativeRoute]) -> Admission:
+        """What a request with these routes goes through before it has its plan."""
+        return Admission(self._meteora, self, routes)

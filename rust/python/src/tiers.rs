@@ -1,0 +1,437 @@
+//! The host tier and room on the device, held from Python.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use meteora_core::arrow::arrow_row;
+use meteora_core::error::Error;
+use meteora_core::naming::Naming;
+use meteora_core::peft::{Module, SiteShape};
+use meteora_core::registry::{self, AdapterRecord, GateKind};
+use meteora_core::rows::Need;
+use meteora_core::tiers::host::{HostTier, Hosted};
+use meteora_core::tiers::packed::{GateForm, Packed};
+use meteora_core::tiers::queue;
+use meteora_core::tiers::room::{Residency, Room};
+use meteora_core::DType;
+use meteora_cuda::CudaError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::adapter::Adapter;
+use crate::buffers::Buffers;
+use crate::cuda;
+use crate::errors::{contained, raise, to_py};
+use crate::gates::RowParts;
+use crate::kernel::SiteKernel;
+use crate::memory::distinct;
+use crate::plan::RouteParts;
+use crate::records;
+use crate::registry::Registry;
+use crate::reservation::{timeout, Reservation};
+
+/// See `_native.pyi`.
+#[pyclass(frozen, module = "meteora_rs._native")]
+pub struct Tiers {
+    registry: registry::Registry,
+    sites: Vec<SiteShape>,
+    host: HostTier,
+    residency: Residency,
+    queue: Arc<queue::Queue>,
+}
+
+/// An adapter that has been packed and is not kept yet. See `_native.pyi`.
+#[pyclass(frozen, module = "meteora_rs._native")]
+pub struct HostCopy {
+    name: String,
+    hosted: Mutex<Option<Hosted>>,
+}
+
+/// See `_native.pyi`.
+#[pyclass(frozen, module = "meteora_rs._native")]
+pub struct Arrivals {
+    #[pyo3(get)]
+    slots: Vec<usize>,
+    places: Mutex<Vec<(registry::Reservation, Hosted)>>,
+}
+
+/// See `_native.pyi`.
+#[pyclass(frozen, module = "meteora_rs._native")]
+pub struct Ticket {
+    inner: Mutex<Option<Arc<queue::Ticket>>>,
+}
+
+/// What a gate row is made of while an adapter is packed.
+enum Rows {
+    Zero,
+    Arrow,
+    Given(Vec<RowParts>),
+    /// Those that the host has of an earlier generation.
+    Kept(Arc<Packed>),
+}
+
+impl Rows {
+    fn write(&self, modules: &[Module], site: usize, row: &mut [f32]) -> GateForm {
+        match self {
+            Rows::Zero => GateForm::default(),
+            Rows::Arrow => {
+                if let Some(module) = modules.iter().find(|module| module.site == site) {
+                    arrow_row(module, row);
+                }
+                GateForm {
+                    bias: 0.0,
+                    sign_free: true,
+                }
+            }
+            Rows::Given(rows) => {
+                let (address, bias, sign_free) = rows[site];
+                // SAFETY: gates/tensors.py gives for each site the address of a contiguous CPU tensor of its input
+                // width, and holds it during the call.
+                row.copy_from_slice(unsafe { std::slice::from_raw_parts(address as *const f32, row.len()) });
+                GateForm { bias, sign_free }
+            }
+            Rows::Kept(packed) => packed.gate(site, row),
+        }
+    }
+}
+
+fn lock<T>(inner: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    inner.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn bound(kernels: &[PyRef<'_, SiteKernel>]) -> PyResult<Vec<Buffers>> {
+    kernels.iter().map(|kernel| kernel.bound()).collect()
+}
+
+/// Whether gate rows of this kind can be made from the weights again.
+fn follows(gate: GateKind) -> bool {
+    matches!(gate, GateKind::None | GateKind::Arrow)
+}
+
+#[pymethods]
+impl Tiers {
+    #[new]
+    fn new(registry: &Registry, host_bytes: usize) -> PyResult<Tiers> {
+        Ok(Tiers {
+            registry: registry.core().clone(),
+            sites: registry.sites().to_vec(),
+            host: HostTier::new(host_bytes)?,
+            residency: Residency::default(),
+            queue: Arc::default(),
+        })
+    }
+
+    /// Packs an adapter with its gate rows: `rows`, or the arrow rows of `arrow`, or those of the copy that is `kept`, or
+    /// zeros.
+    #[allow(clippy::too_many_arguments)]
+    #[pyo3(signature = (adapter, gate, rows, arrow, kept, can_leave))]
+    fn pack(
+        &self,
+        py: Python<'_>,
+        adapter: &Adapter,
+        gate: &str,
+        rows: Option<Vec<RowParts>>,
+        arrow: Option<&Adapter>,
+        kept: bool,
+        can_leave: bool,
+    ) -> PyResult<HostCopy> {
+        let kind = records::gate_kind(gate)?;
+        let inner = &adapter.inner;
+        let kept = self.host.get(&inner.name).filter(|_| kept);
+        let rows = match (rows, arrow, kept) {
+            (Some(rows), ..) if rows.len() != self.sites.len() => {
+                let message = format!("{} gate rows for {} sites", rows.len(), self.sites.len());
+                return Err(raise("MeteoraError", message));
+            }
+            (Some(rows), ..) => Rows::Given(rows),
+            (None, Some(_), _) => Rows::Arrow,
+            (None, None, Some(hosted)) => Rows::Kept(hosted.packed),
+            (None, None, None) => Rows::Zero,
+        };
+        contained(py, || {
+            let live = self.registry.snapshot();
+            let stays = |name: &str| live.get(name).is_some();
+            let write = |site: usize, row: &mut [f32]| rows.write(&inner.modules, site, row);
+            let hosted = Hosted {
+                packed: self.host.pack(inner, &self.sites, stays, write)?,
+                need: self.need(adapter),
+                info: adapter.info(kind, kind != GateKind::None),
+                generation: None,
+                can_leave: can_leave && follows(kind),
+            };
+            Ok(HostCopy {
+                name: inner.name.clone(),
+                hosted: Mutex::new(Some(hosted)),
+            })
+        })?
+        .map_err(to_py)
+    }
+
+    /// Keeps a packed adapter under its name; `generation` is that under which its rows are on the device.
+    #[pyo3(signature = (copy, generation))]
+    fn keep(&self, py: Python<'_>, copy: &HostCopy, generation: Option<u64>) -> PyResult<()> {
+        let Some(mut hosted) = lock(&copy.hosted).take() else {
+            return Err(raise("MeteoraError", "the copy is kept already".to_owned()));
+        };
+        hosted.generation = generation;
+        py.detach(|| self.host.insert(&copy.name, hosted));
+        Ok(())
+    }
+
+    fn forget(&self, py: Python<'_>, name: &str) -> bool {
+        py.detach(|| {
+            self.residency.forget(name);
+            self.registry.forget(name);
+            self.host.forget(name)
+        })
+    }
+
+    fn hosts(&self, name: &str) -> bool {
+        self.host.contains(name)
+    }
+
+    fn hosted<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let Some(hosted) = self.host.get(name) else {
+            return Ok(None);
+        };
+        records::info(py, &hosted.info).map(Some)
+    }
+
+    /// The adapters that these routes name, and those of them that are not live; all are now the last to go.
+    fn asked(&self, routes: Vec<RouteParts>) -> (Vec<String>, Vec<String>) {
+        let snapshot = self.registry.snapshot();
+        let names = named(&routes, snapshot.naming());
+        let is_live = |name: &str| snapshot.get(name).is_some();
+        self.residency
+            .asked(names.iter().map(|name| (*name, is_live(name))));
+        self.host.touch(names.iter().copied());
+        let missing = names.iter().filter(|name| !is_live(name));
+        let missing = missing.map(|name| (*name).to_owned()).collect();
+        (names.into_iter().map(str::to_owned).collect(), missing)
+    }
+
+    /// Makes an adapter the last to go, though nobody asked for it.
+    fn touch(&self, name: &str) {
+        self.residency.touch(name);
+        self.host.touch([name]);
+    }
+
+    /// Which of these are not live.
+    fn missing(&self, names: Vec<String>) -> Vec<String> {
+        let snapshot = self.registry.snapshot();
+        let missing = names.into_iter().filter(|name| snapshot.get(name).is_none());
+        missing.collect()
+    }
+
+    fn join(&self) -> Ticket {
+        Ticket {
+            inner: Mutex::new(Some(Arc::new(self.queue.join()))),
+        }
+    }
+
+    /// Makes room for all of `names`, which the host has, while those of `keep` stay; or says what is short until running
+    /// requests end.
+    fn make_room(
+        &self,
+        py: Python<'_>,
+        names: Vec<String>,
+        keep: Vec<String>,
+        kernels: Vec<PyRef<'_, SiteKernel>>,
+    ) -> PyResult<(Option<Arrivals>, String)> {
+        let sites = bound(&kernels)?;
+        contained(py, || {
+            let hosted = names
+                .iter()
+                .map(|name| self.host.get(name).ok_or_else(|| gone(name)))
+                .collect::<Result<Vec<Hosted>, Error>>()?;
+            let needs = hosted.iter().map(|hosted| hosted.need);
+            let wanted: Vec<(&str, Need)> = names.iter().map(String::as_str).zip(needs).collect();
+            Ok(match self.reserve(&wanted, &keep, &sites)? {
+                Room::Later(shortage) => (None, shortage.to_string()),
+                Room::Reserved(places) => {
+                    let arrivals = Arrivals {
+                        slots: places.iter().map(registry::Reservation::slot).collect(),
+                        places: Mutex::new(places.into_iter().zip(hosted).collect()),
+                    };
+                    (Some(arrivals), String::new())
+                }
+            })
+        })?
+        .map_err(to_py)
+    }
+
+    /// The same for an adapter that is being loaded.
+    fn make_room_for(
+        &self,
+        py: Python<'_>,
+        adapter: &Adapter,
+        kernels: Vec<PyRef<'_, SiteKernel>>,
+    ) -> PyResult<(Option<Reservation>, String)> {
+        let sites = bound(&kernels)?;
+        let name = adapter.inner.name.as_str();
+        contained(py, || {
+            Ok(match self.reserve(&[(name, self.need(adapter))], &[], &sites)? {
+                Room::Later(shortage) => (None, shortage.to_string()),
+                Room::Reserved(places) => (places.into_iter().next().map(Reservation::new), String::new()),
+            })
+        })?
+        .map_err(to_py)
+    }
+
+    /// Makes arrivals live, if they are still what the host has under their names.
+    fn publish(&self, arrivals: &Arrivals) -> bool {
+        let places = std::mem::take(&mut *lock(&arrivals.places));
+        let current = |(place, hosted): &(registry::Reservation, Hosted)| {
+            let now = self.host.get(place.name());
+            now.is_some_and(|now| Arc::ptr_eq(&now.packed, &hosted.packed))
+        };
+        if !places.iter().all(current) {
+            return false;
+        }
+        for (place, hosted) in places {
+            let record = self.registry.publish(place, hosted.info.clone());
+            self.host
+                .published(&record.name, &hosted.info, record.generation, true);
+        }
+        true
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.host.names()
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let (host, counts) = (self.host.stats(), self.residency.counts());
+        let dict = PyDict::new(py);
+        dict.set_item("total", host.total)?;
+        dict.set_item("free", host.free)?;
+        dict.set_item("largest_run", host.largest_run)?;
+        dict.set_item("adapters", host.adapters)?;
+        dict.set_item("dropped", host.evictions)?;
+        dict.set_item("hits", counts.hits)?;
+        dict.set_item("misses", counts.misses)?;
+        dict.set_item("evictions", counts.evictions)?;
+        dict.set_item("waiting", self.queue.len())?;
+        Ok(dict)
+    }
+}
+
+impl Tiers {
+    fn need(&self, adapter: &Adapter) -> Need {
+        let widest = adapter
+            .inner
+            .dtypes
+            .iter()
+            .copied()
+            .max_by_key(|dtype| dtype.size());
+        self.registry
+            .need(adapter.inner.max_rank, widest.unwrap_or(DType::F32))
+    }
+
+    fn reserve(&self, wanted: &[(&str, Need)], keep: &[String], sites: &[Buffers]) -> Result<Room, Error> {
+        // What the host has no copy of would be lost.
+        let stays = |name: &str| keep.iter().any(|kept| kept == name) || !self.host.contains(name);
+        self.residency.reserve(&self.registry, wanted, stays, |record| {
+            self.bring_gates_home(record, sites).is_ok()
+        })
+    }
+
+    /// Copies the gate rows of an adapter that is about to go, if they were changed since it came.
+    fn bring_gates_home(&self, record: &AdapterRecord, sites: &[Buffers]) -> Result<(), CudaError> {
+        let Some(hosted) = self.host.get(&record.name) else {
+            return Ok(());
+        };
+        if hosted.generation == Some(record.generation) {
+            return Ok(());
+        }
+        let rows = sites
+            .iter()
+            .map(|site| site.read_gate(record.slot))
+            .collect::<Result<Vec<_>, _>>()?;
+        hosted.packed.set_gates(|site, row| {
+            row.copy_from_slice(&rows[site].0);
+            rows[site].1
+        });
+        let can_leave = follows(record.info.gate);
+        self.host
+            .published(&record.name, &record.info, record.generation, can_leave);
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl Arrivals {
+    /// Writes the rows and gate rows where nobody reads them.
+    fn write(&self, py: Python<'_>, kernels: Vec<PyRef<'_, SiteKernel>>) -> PyResult<()> {
+        let sites = bound(&kernels)?;
+        contained(py, || {
+            lock(&self.places).iter().try_for_each(|(place, hosted)| {
+                write(&sites, place.slot(), place.page_start(), &hosted.packed)
+            })
+        })?
+        .map_err(cuda::to_py)
+    }
+
+    fn abandon(&self, py: Python<'_>) {
+        py.detach(|| lock(&self.places).clear());
+    }
+}
+
+#[pymethods]
+impl Ticket {
+    fn wait(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
+        let timeout = timeout(seconds)?;
+        let ticket = lock(&self.inner).clone();
+        Ok(py.detach(|| ticket.is_some_and(|ticket| ticket.wait(timeout))))
+    }
+
+    fn leave(&self) {
+        lock(&self.inner).take();
+    }
+}
+
+/// Writes an adapter to each memory; it has arrived when this returns.
+fn write(sites: &[Buffers], slot: usize, page_start: usize, packed: &Packed) -> Result<(), CudaError> {
+    for memory in distinct(sites.iter().map(|site| site.memory)) {
+        let mut writer = memory.writer()?;
+        let here = |site: usize| sites[site].memory == memory;
+        for site in sites.iter().filter(|site| site.memory == memory) {
+            site.clear_slot(&mut writer, slot, page_start)?;
+        }
+        for module in packed.modules().filter(|module| here(module.site)) {
+            sites[module.site].write_packed(&mut writer, slot, page_start, &module)?;
+        }
+        for (index, site) in sites.iter().enumerate().filter(|(index, _)| here(*index)) {
+            let mut row = vec![0.0; site.sizes.in_features];
+            let form = packed.gate(index, &mut row);
+            site.write_gate(&mut writer, slot, &row, form.bias, form.sign_free)?;
+        }
+        writer.finish()?;
+    }
+    Ok(())
+}
+
+/// The adapters' own names in these routes, each once.
+fn named<'a>(routes: &'a [RouteParts], naming: &'a Naming) -> Vec<&'a str> {
+    let mut names: Vec<&str> = Vec::new();
+    for (kind, listed, _) in routes {
+        for name in listed {
+            // A group that there is not is the plan's to refuse.
+            let members = match kind.as_str() {
+                "only" => naming.expand(name).unwrap_or_default(),
+                _ => vec![name.as_str()],
+            };
+            names.extend(members.into_iter().map(|member| naming.resolve(member)));
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(*name));
+    names
+}
+
+/// The host had it when it was looked up.
+fn gone(name: &str) -> Error {
+    Error::AdapterInUse {
+        adapter: name.to_owned(),
+        reason: "it left the host's memory while it was waited for; try again".to_owned(),
+    }
+}
