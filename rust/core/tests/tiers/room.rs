@@ -159,6 +159,25 @@ fn two_pages_that_do_not_touch_are_no_run() {
 }
 
 #[test]
+fn who_is_not_let_go_stays() {
+    let case = Case::new(2, &["a", "b"]);
+    let wanted = [("c", case.need(8))];
+    let room = case
+        .residency
+        .reserve(&case.registry, &wanted, |_| false, |record| record.name != "a");
+    assert!(matches!(room, Ok(Room::Reserved(_))));
+    assert_eq!(case.live(), ["a"]);
+    let room = case.residency.reserve(
+        &case.registry,
+        &[("d", case.need(8)), ("e", case.need(8))],
+        |_| false,
+        |_| false,
+    );
+    assert!(matches!(room, Ok(Room::Later(_)) | Err(Error::Capacity { .. })));
+    assert_eq!(case.live(), ["a"]);
+}
+
+#[test]
 fn an_adapter_comes_back_as_itself() {
     let case = Case::new(1, &["a"]);
     let before = case.registry.record("a").unwrap();
@@ -168,7 +187,10 @@ fn an_adapter_comes_back_as_itself() {
         &case.registry,
         &wanted,
         |name| name == "b",
-        |record| gone.push(record.clone()),
+        |record| {
+            gone.push(record.clone());
+            true
+        },
     );
     assert!(gone.iter().eq([&before]));
     drop(room);
