@@ -35,13 +35,22 @@ CPU = -1
 class PlacedRoutes:
     """A plan's routes where a kernel reads them: `row_route [n] int32`, `records [R, width] int32`."""
 
-    __slots__ = ("addresses", "records", "row_route")
+    __slots__ = ("_addresses", "records", "row_route")
 
     def __init__(self, row_route: Tensor, records: Tensor) -> None:
         self.row_route, self.records = row_route, records
-        self.addresses = (row_route.data_ptr(), len(row_route), records.data_ptr(), len(records))
+        self._addresses: tuple[int, int, int, int] | None = None
         for tensor in (row_route, records):
             torch._dynamo.mark_dynamic(tensor, 0)
+
+    @property
+    def addresses(self) -> tuple[int, int, int, int]:
+        """Of both, each with its length: asked for late, as tensors made inside a torch.func transform have none."""
+        if self._addresses is None:
+            self._addresses = (
+                self.row_route.data_ptr(), len(self.row_route), self.records.data_ptr(), len(self.records)
+            )  # fmt: skip
+        return self._addresses
 
 
 class Plan:

@@ -170,7 +170,7 @@ fn text_that_is_no_config() {
         ("{", "invalid JSON"),
         (r#"{"peft_type": "LORA", "lora_alpha": NaN}"#, "invalid JSON"),
         ("{}", "no peft_type"),
-        (&deep, "recursion limit"),
+        (&deep, "nested deeper than the limit of 32 levels"),
         (&large, "larger than the limit"),
         (&twice, "duplicate key \\\"r\\\""),
         (&many, "4097 entries"),
