@@ -13,12 +13,11 @@ LoRA-Flow's layer gate learns to mix the adapters for it.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from meteora_rs.cli import gates_bundle
 from meteora_rs.errors import MeteoraError
 
 HELP = "train gates by back-propagation, write a bundle"
@@ -26,15 +25,10 @@ HELP = "train gates by back-propagation, write a bundle"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from meteora_rs.cli import loading
     from meteora_rs.cli.commands.generate import positive
 
-    loading.add_model_argument(parser)
-    loading.add_adapters_argument(parser)
-    parser.add_argument("--texts", action="append", required=True, metavar="NAME=FILE", help="one for each class")
+    gates_bundle.add_input_arguments(parser)
     parser.add_argument("--flow", action="store_true", help="learn one gate for each layer, for a task of its own")
-    parser.add_argument("--limit", type=positive, metavar="N", help="take the first N texts of each file")
-    parser.add_argument("--no-base", action="store_true", help="no class for the base: every token gets adapters")
     parser.add_argument("--cold", action="store_true", help="do not start from the gates that are there")
     parser.add_argument("--steps", type=positive, default=300, metavar="N", help="optimizer steps (default: 300)")
     parser.add_argument("--batch-size", type=positive, default=4, metavar="N", help="texts at once (default: 4)")
@@ -47,20 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoints", type=Path, metavar="FOLDER", help="write checkpoints of the gates")
     parser.add_argument("--resume", action="store_true", help="go on from the last one in --checkpoints")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="write the loss curves (needs matplotlib)")
-    parser.add_argument("--out", type=Path, required=True, help="the bundle to write; an older one is replaced")
+    gates_bundle.add_output_arguments(parser, "the loss curves")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, save, and print what was reached."""
-    from meteora_rs.cli import loading, texts
-
-    if args.plot is not None and find_spec("matplotlib") is None:
-        raise MeteoraError("--plot needs matplotlib: pip install 'meteora-rs[plot]'")
-    data: dict[str, Any] = texts.read_classes(args.texts, args.limit)
-    model, tokenizer = loading.load_model(args.model)
-    meteora = loading.attach(model, args.adapters)
+    meteora, tokenizer, data = gates_bundle.prepare(args)
     options: dict[str, Any] = {
         "tokenizer": tokenizer, "steps": args.steps, "seed": args.seed, "output_dir": args.checkpoints,
         "resume_from_checkpoint": args.resume, "learning_rate": args.learning_rate, "bf16": args.bf16,
@@ -79,12 +65,5 @@ def run(args: argparse.Namespace) -> int:
         raise MeteoraError(str(error)) from error
     if int(os.environ.get("RANK", "0")):
         return 0  # the first process has the same gates
-    meteora.save_pretrained(args.out)
-    if args.plot is not None:
-        report.plot(args.plot)
-    if args.json:
-        print(json.dumps(report.to_dict(), indent=2))
-    else:
-        print(report)
-        print(*(f"wrote {path}" for path in (args.out, args.plot) if path is not None), sep="\n")
+    gates_bundle.finish(args, meteora, report)
     return 0
