@@ -84,6 +84,19 @@ __device__ __forceinline__ void widen(float (&out)[8], const Eight &eight, int c
     }
 }
 
+// Copies `bytes` (4, 8 or a multiple of 16), both sides aligned to them or to 16 bytes, in the widest steps.
+template <int bytes> __device__ __forceinline__ void move(void *to, const void *from) {
+    if constexpr (bytes >= 16) {
+#pragma unroll
+        for (int i = 0; i < bytes / 16; i++)
+            static_cast<uint4 *>(to)[i] = static_cast<const uint4 *>(from)[i];
+    } else if constexpr (bytes == 8) {
+        *static_cast<uint2 *>(to) = *static_cast<const uint2 *>(from);
+    } else {
+        *static_cast<uint32_t *>(to) = *static_cast<const uint32_t *>(from);
+    }
+}
+
 // N elements at `from`, of which `count` (any number) exist; the others are 0. `vector`: `from` is aligned to N
 // elements or 16 bytes, whichever is less.
 template <class E, int N>
@@ -91,15 +104,7 @@ __device__ __forceinline__ void load(float (&out)[N], const typename E::Bits *fr
     constexpr int bytes = N * sizeof(typename E::Bits);
     typename E::Bits raw[N] __align__(16) = {};
     if (vector && count >= N) {
-        if constexpr (bytes >= 16) {
-#pragma unroll
-            for (int i = 0; i < bytes / 16; i++)
-                reinterpret_cast<uint4 *>(raw)[i] = reinterpret_cast<const uint4 *>(from)[i];
-        } else if constexpr (bytes == 8) {
-            *reinterpret_cast<uint2 *>(raw) = *reinterpret_cast<const uint2 *>(from);
-        } else {
-            *reinterpret_cast<uint32_t *>(raw) = *reinterpret_cast<const uint32_t *>(from);
-        }
+        move<bytes>(raw, from);
     } else {
 #pragma unroll
         for (int i = 0; i < N; i++)
@@ -122,15 +127,7 @@ __device__ __forceinline__ void add(typename E::Bits *at, const float (&sums)[N]
 #pragma unroll
         for (int i = 0; i < N; i++)
             raw[i] = E::narrow(old[i] + sums[i]);
-        if constexpr (bytes >= 16) {
-#pragma unroll
-            for (int i = 0; i < bytes / 16; i++)
-                reinterpret_cast<uint4 *>(at)[i] = reinterpret_cast<const uint4 *>(raw)[i];
-        } else if constexpr (bytes == 8) {
-            *reinterpret_cast<uint2 *>(at) = *reinterpret_cast<const uint2 *>(raw);
-        } else {
-            *reinterpret_cast<uint32_t *>(at) = *reinterpret_cast<const uint32_t *>(raw);
-        }
+        move<bytes>(at, raw);
     } else {
 #pragma unroll
         for (int i = 0; i < N; i++)

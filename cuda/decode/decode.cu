@@ -25,15 +25,22 @@ __device__ __forceinline__ void logits(const MeteoraCall &call, float (*room)[WA
         gate_logits<1, TOKENS>(call, index, blockIdx.x, blockIdx.y * TOKENS, room);
 }
 
-// Chosen slots' products with A: block (share of the rows, token).
-__device__ __forceinline__ void shrink(const MeteoraCall &call, void *shared, float (*room)[WARPS]) {
-    const int index = blockIdx.z, token = blockIdx.y, leader = call.slices[index].leader;
+// The token's choice, made by each block for itself; the leader's first block keeps it.
+__device__ __forceinline__ Choice chosen(const MeteoraCall &call, int index, int token, void *shared) {
+    const int leader = call.slices[index].leader;
     const Choice choice = Choice::in(shared, call);
     if (threadIdx.x < 32)
         choose(call, leader, token, choice);
     __syncthreads();
     if (blockIdx.x == 0 && leader == index)
         keep(call, index, token, choice);
+    return choice;
+}
+
+// Chosen slots' products with A: block (share of the rows, token).
+__device__ __forceinline__ void shrink(const MeteoraCall &call, void *shared, float (*room)[WARPS]) {
+    const int index = blockIdx.z, token = blockIdx.y;
+    const Choice choice = chosen(call, index, token, shared);
     int turn = 0;
     for (int i = 0; i < *choice.count; i++) {
         if (choice.weights[i] == 0.0f)
@@ -72,13 +79,8 @@ __device__ __forceinline__ void expand_chosen(const MeteoraCall &call) {
 
 // block (columns, token)
 __device__ __forceinline__ void choose_and_expand(const MeteoraCall &call, void *shared) {
-    const int index = blockIdx.z, token = blockIdx.y, leader = call.slices[index].leader;
-    const Choice choice = Choice::in(shared, call);
-    if (threadIdx.x < 32)
-        choose(call, leader, token, choice);
-    __syncthreads();
-    if (blockIdx.x == 0 && leader == index)
-        keep(call, index, token, choice);
+    const int index = blockIdx.z, token = blockIdx.y;
+    const Choice choice = chosen(call, index, token, shared);
     expand(call, index, token, *choice.count, choice.slots, choice.weights);
 }
 
