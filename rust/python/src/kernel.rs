@@ -252,7 +252,8 @@ impl SiteKernel {
         .map_err(|message| raise("MeteoraError", message))
     }
 
-    /// What the last `forward` of this thread, or `launch` that was to keep it, chose: (slots int32, weights float32), each `[tokens, stride]`.
+    /// What the last `forward` of this thread, or `launch` that was to keep it, chose: (slots int32, weights float32),
+    /// each `[tokens, stride]`.
     fn selection<'py>(&self, py: Python<'py>) -> (usize, Bound<'py, PyBytes>, Bound<'py, PyBytes>) {
         LAST.with_borrow(|last| {
             let chosen = &last.selection;

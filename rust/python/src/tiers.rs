@@ -2,14 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use meteora_core::arrow::arrow_row;
 use meteora_core::error::Error;
 use meteora_core::naming::Naming;
-use meteora_core::peft::{Module, SiteShape};
+use meteora_core::peft::SiteShape;
 use meteora_core::registry::{self, AdapterRecord, GateKind};
 use meteora_core::rows::Need;
 use meteora_core::tiers::host::{HostTier, Hosted};
-use meteora_core::tiers::packed::{GateForm, Packed};
 use meteora_core::tiers::queue;
 use meteora_core::tiers::room::{Residency, Room};
 use meteora_core::DType;
@@ -18,12 +16,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::adapter::Adapter;
+use crate::arrivals::Arrivals;
 use crate::buffers::Buffers;
-use crate::cuda;
 use crate::errors::{contained, raise, to_py};
 use crate::gates::RowParts;
+use crate::host_copy::{HostCopy, Rows};
 use crate::kernel::SiteKernel;
-use crate::memory::distinct;
 use crate::plan::RouteParts;
 use crate::records;
 use crate::registry::Registry;
@@ -39,66 +37,17 @@ pub struct Tiers {
     queue: Arc<queue::Queue>,
 }
 
-/// An adapter that has been packed and is not kept yet. See `_native.pyi`.
-#[pyclass(frozen, module = "meteora_rs._native")]
-pub struct HostCopy {
-    name: String,
-    hosted: Mutex<Option<Hosted>>,
-}
-
-/// See `_native.pyi`.
-#[pyclass(frozen, module = "meteora_rs._native")]
-pub struct Arrivals {
-    #[pyo3(get)]
-    slots: Vec<usize>,
-    places: Mutex<Vec<(registry::Reservation, Hosted)>>,
-}
-
 /// See `_native.pyi`.
 #[pyclass(frozen, module = "meteora_rs._native")]
 pub struct Ticket {
     inner: Mutex<Option<Arc<queue::Ticket>>>,
 }
 
-/// What a gate row is made of while an adapter is packed.
-enum Rows {
-    Zero,
-    Arrow,
-    Given(Vec<RowParts>),
-    /// Those that the host has of an earlier generation.
-    Kept(Arc<Packed>),
-}
-
-impl Rows {
-    fn write(&self, modules: &[Module], site: usize, row: &mut [f32]) -> GateForm {
-        match self {
-            Rows::Zero => GateForm::default(),
-            Rows::Arrow => {
-                if let Some(module) = modules.iter().find(|module| module.site == site) {
-                    arrow_row(module, row);
-                }
-                GateForm {
-                    bias: 0.0,
-                    sign_free: true,
-                }
-            }
-            Rows::Given(rows) => {
-                let (address, bias, sign_free) = rows[site];
-                // SAFETY: gates/tensors.py gives for each site the address of a contiguous CPU tensor of its input
-                // width, and holds it during the call.
-                row.copy_from_slice(unsafe { std::slice::from_raw_parts(address as *const f32, row.len()) });
-                GateForm { bias, sign_free }
-            }
-            Rows::Kept(packed) => packed.gate(site, row),
-        }
-    }
-}
-
-fn lock<T>(inner: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(inner: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     inner.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn bound(kernels: &[PyRef<'_, SiteKernel>]) -> PyResult<Vec<Buffers>> {
+pub(crate) fn bound(kernels: &[PyRef<'_, SiteKernel>]) -> PyResult<Vec<Buffers>> {
     kernels.iter().map(|kernel| kernel.bound()).collect()
 }
 
@@ -359,24 +308,6 @@ impl Tiers {
 }
 
 #[pymethods]
-impl Arrivals {
-    /// Writes the rows and gate rows where nobody reads them.
-    fn write(&self, py: Python<'_>, kernels: Vec<PyRef<'_, SiteKernel>>) -> PyResult<()> {
-        let sites = bound(&kernels)?;
-        contained(py, || {
-            lock(&self.places).iter().try_for_each(|(place, hosted)| {
-                write(&sites, place.slot(), place.page_start(), &hosted.packed)
-            })
-        })?
-        .map_err(cuda::to_py)
-    }
-
-    fn abandon(&self, py: Python<'_>) {
-        py.detach(|| lock(&self.places).clear());
-    }
-}
-
-#[pymethods]
 impl Ticket {
     fn wait(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
         let timeout = timeout(seconds)?;
@@ -387,27 +318,6 @@ impl Ticket {
     fn leave(&self) {
         lock(&self.inner).take();
     }
-}
-
-/// Writes an adapter to each memory; it has arrived when this returns.
-fn write(sites: &[Buffers], slot: usize, page_start: usize, packed: &Packed) -> Result<(), CudaError> {
-    for memory in distinct(sites.iter().map(|site| site.memory)) {
-        let mut writer = memory.writer()?;
-        let here = |site: usize| sites[site].memory == memory;
-        for site in sites.iter().filter(|site| site.memory == memory) {
-            site.clear_slot(&mut writer, slot, page_start)?;
-        }
-        for module in packed.modules().filter(|module| here(module.site)) {
-            sites[module.site].write_packed(&mut writer, slot, page_start, &module)?;
-        }
-        for (index, site) in sites.iter().enumerate().filter(|(index, _)| here(*index)) {
-            let mut row = vec![0.0; site.sizes.in_features];
-            let form = packed.gate(index, &mut row);
-            site.write_gate(&mut writer, slot, &row, form.bias, form.sign_free)?;
-        }
-        writer.finish()?;
-    }
-    Ok(())
 }
 
 /// The adapters' own names in these routes, each once.
