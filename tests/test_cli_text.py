@@ -98,6 +98,8 @@ def test_texts_in_all_forms(tmp_path: Path) -> None:
     file.write_text('"one"\n{"prompt": "p"}\n')
     with pytest.raises(MeteoraError, match="line 2"):
         read_texts(file)
+    file.write_text('"one\u2028two\x85three"\n', encoding="utf-8")
+    assert read_texts(file) == ["one\u2028two\x85three"], "only a newline ends a line of JSON"
 
 
 def test_the_shipped_examples_are_well_formed() -> None:

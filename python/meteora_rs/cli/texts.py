@@ -35,7 +35,7 @@ def read_texts(path: Path, limit: int | None = None) -> list[Text]:
         MeteoraError: a line is none of these.
         OSError: the file can't be read.
     """
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     return [_text(line, f"{path}, line {number}") for number, line in enumerate(lines[:limit], 1)]
 
 

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Print one answer for each prompt."""
     from meteora_rs.cli import answers, colour, loading
 
-    prompts = sys.stdin.read().splitlines() if args.prompts == ["-"] else args.prompts
+    prompts = [line.rstrip("\n") for line in sys.stdin] if args.prompts == ["-"] else args.prompts
     if not prompts:
         return 0
     model, tokenizer = loading.load_model(args.model)
