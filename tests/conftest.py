@@ -8,6 +8,7 @@ import meteora_rs
 import pytest
 import torch
 from meteora_rs import Meteora, MeteoraConfig
+from tiers_case import NAMES, attached
 from tiny import adapter, tiny_model
 from transformers import PreTrainedModel
 
@@ -34,6 +35,16 @@ def meteora(model: PreTrainedModel) -> Iterator[Meteora]:
     attached = meteora_rs.attach(model, MeteoraConfig(max_adapters=4, pool_rank=64))
     yield attached
     attached.detach()
+
+
+@pytest.fixture
+def tiered(model: PreTrainedModel) -> Iterator[Meteora]:
+    """`model`, attached, with two slots, and five adapters registered with the host, "a" to "e"."""
+    tiered = attached(model)
+    for seed, name in enumerate(NAMES):
+        tiered.register_adapter(adapter(model, 4, seed=seed), name)
+    yield tiered
+    tiered.detach()
 
 
 @pytest.fixture

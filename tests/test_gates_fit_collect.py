@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+
 import pytest
 import torch
-from meteora_rs.gates.fit.collect import HARD, GroupActivations
+from meteora_rs.gates.fit.collect import HARD, GroupActivations, collect
 from meteora_rs.gates.fit.data import Batch
+from transformers import PreTrainedModel
 
 
 def batch() -> Batch:
@@ -45,3 +51,37 @@ def test_tokens_that_the_pass_before_gave_away_count_more() -> None:
     mean = (X[0, 0] + weight * X[0, 1]) / (1 + weight)
     assert group(judge).statistics.means()[0].tolist() == pytest.approx(mean.tolist())
     assert torch.allclose(group(judge).statistics.means()[1], group().statistics.means()[1])
+
+
+def test_what_other_threads_run_does_not_count(model: PreTrainedModel) -> None:
+    def other() -> None:
+        model(input_ids=torch.full((1, 9), 3))
+
+    @contextmanager
+    def routing(_batch: Batch) -> Iterator[None]:
+        thread = threading.Thread(target=caught, args=(other,))
+        thread.start()
+        thread.join()
+        yield
+
+    def caught(run: Callable[[], None]) -> None:
+        try:
+            run()
+        except Exception as error:
+            failures.append(error)
+
+    def means(routing: Callable[[Batch], AbstractContextManager[None]]) -> torch.Tensor:
+        counts = torch.full((2,), 2, dtype=torch.float64)
+        path = "model.layers.0.self_attn.q_proj"
+        width = model.get_submodule(path).in_features
+        made = GroupActivations(path, int(width), counts, torch.tensor([0]), torch.zeros(1))
+        with torch.no_grad():
+            collect(
+                model, [made], [replace(batch(), ids=torch.tensor([[5, 6, 7], [8, 9, 0]]))], routing, lambda _: None
+            )
+        return made.statistics.means()
+
+    failures: list[Exception] = []
+    alone = means(lambda _: nullcontext())
+    assert torch.equal(means(routing), alone)
+    assert not failures

@@ -8,7 +8,7 @@ import pytest
 from soak.alone import Alone
 from soak.cycles import cycles
 from soak.requests import Answer, Request
-from soak.run import Soak
+from soak.run import TIERS, Soak
 from soak.watch import PATIENCE, Watchdog, growth
 
 
@@ -18,6 +18,13 @@ def test_answers_are_what_they_are_alone(tmp_path: Path) -> None:
     assert report.answers > 50 and report.interrupted > 0
     assert {"load", "reload", "unload", "set_gates", "load broken", "aload", "aload: cancelled"} <= set(report.changes)
     assert report.rss_growth <= max(32 << 20, 3 * report.rss_noise)
+
+
+@pytest.mark.timeout(240)
+def test_answers_are_what_they_are_alone_while_adapters_come_and_go(tmp_path: Path) -> None:
+    report = Soak(tmp_path, seed=2, config=TIERS).run(10)
+    assert report.answers > 50 and report.changes["evictions"] > 50
+    assert {"register", "prefetch", "reload", "unload", "set_gates", "aload: cancelled"} <= set(report.changes)
 
 
 @pytest.mark.timeout(240)

@@ -1,7 +1,8 @@
 """The bundle: adapters with their gates in one folder, checked by hash.
 
 meteora.json                     format version, config, bytes of the element in which its pool_rank was counted
-                                 (4 where that is missing), shapes of the sites, adapters in order, hashes
+                                 (4 where that is missing), shapes of the sites, adapters in order (those that rested
+                                 in the host's memory last), hashes
 gates.safetensors                "<adapter>/<site path>.gate" [in] float32, "<adapter>/<site path>.gate_bias" [1];
                                  a site whose row equals its input group's leader's is left out
 statistics.safetensors           what the last fit kept for adapters that come later (`gates.fit.kept`); may be missing
@@ -26,8 +27,8 @@ from torch import Tensor
 
 from meteora_rs.config import LARGEST_POOL, OF_HOST, MeteoraConfig
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError, MeteoraError
-from meteora_rs.handle.pipeline import GIVEN
-from meteora_rs.peft_folder import write_peft_folder
+from meteora_rs.handle.record import GIVEN, AdapterRecord
+from meteora_rs.peft_folder import live_modules, resting_modules, write_peft_folder
 from meteora_rs.routes import BASE
 from meteora_rs.tensor_file import save_tensors
 
@@ -117,6 +118,7 @@ def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) ->
         hold = meteora._registry.hold()  # the rows stay while they are read
         records = meteora.adapters()
         base_slot = meteora._registry.base_slot
+        resting = meteora.tiers.at_rest() if meteora.tiers is not None else []
     adapters = []
     try:
         if gone := {record.slot for record in records} - set(hold.slots()):
@@ -125,14 +127,22 @@ def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) ->
                 f"adapter {name!r} is in use: it is being reloaded in its own place; save again later"
             )
         for record in records:
-            sha256 = write_peft_folder(meteora, record, folder / ADAPTERS / record.name)
-            adapters.append({"name": record.name, "gate": record.gate, "pinned": record.pinned, "sha256": sha256})
+            modules = live_modules(meteora.sites, record.slot)
+            adapters.append(_listed(record, write_peft_folder(modules, folder / ADAPTERS / record.name)))
         slots = {record.name: record.slot for record in records if record.gate in GIVEN}
         if base_slot is not None:
             slots[BASE] = base_slot
-        gates = _gate_tensors(meteora, {name: meteora._gate_rows(slot) for name, slot in slots.items()})
+        rows = {name: meteora._gate_rows(slot) for name, slot in slots.items()}
     finally:
         del hold
+    while resting:  # each lets go of the host's memory when it is written
+        each = resting.pop(0)
+        assert meteora.tiers is not None
+        modules = resting_modules(meteora.sites, each.copy(meteora.tiers))
+        adapters.append(_listed(each.record, write_peft_folder(modules, folder / ADAPTERS / each.record.name)))
+        if each.rows is not None:
+            rows[each.record.name] = {site.path: row for site, row in zip(meteora.sites, each.rows, strict=True)}
+    gates = _gate_tensors(meteora, rows)
     save_tensors(gates, folder / GATES, metadata={"format": "pt"})
     if statistics is not None:
         statistics.save(folder / STATISTICS)
@@ -152,6 +162,11 @@ def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) ->
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
+def _listed(record: AdapterRecord, sha256: str) -> dict[str, Any]:
+    resident = record.tier == "device"
+    return {"name": record.name, "gate": record.gate, "pinned": record.pinned, "resident": resident, "sha256": sha256}
+
+
 def read_manifest(folder: str | Path) -> Manifest:
     """The checked `meteora.json` of a bundle.
 
@@ -167,7 +182,11 @@ def read_manifest(folder: str | Path) -> Manifest:
         known = {field.name for field in fields(MeteoraConfig)} - set(OF_HOST)
         if unknown := sorted(set(data["config"]) - known):
             raise ValueError(f"config.{unknown[0]} is not known")
-        adapters = [{key: adapter[key] for key in ("name", "gate", "pinned", "sha256")} for adapter in data["adapters"]]
+        keys = ("name", "gate", "pinned", "sha256")
+        adapters = [
+            {**{key: adapter[key] for key in keys}, "resident": bool(adapter.get("resident", True))}
+            for adapter in data["adapters"]
+        ]
         element_size = data.get("element_size", 4)
         if element_size not in (2, 4, 8):
             raise ValueError(f"element_size is 2, 4 or 8, not {element_size!r}")
@@ -209,7 +228,8 @@ def load_bundle(meteora: Meteora, folder: str | Path, manifest: Manifest) -> Non
         name, gate = adapter["name"], adapter["gate"]
         path = folder / ADAPTERS / name
         _compare_hash(name, path / "adapter_model.safetensors", adapter["sha256"])
-        meteora.load_adapter(path, name, gate="arrow" if gate == "arrow" else "none")
+        load = meteora.load_adapter if adapter["resident"] or meteora.tiers is None else meteora.register_adapter
+        load(path, name, gate="arrow" if gate == "arrow" else "none")
         if adapter["pinned"]:
             meteora.pin_adapter(name)
     for kind in ("tensors", "fitted", "examples"):

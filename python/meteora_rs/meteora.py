@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from meteora_rs.errors import MeteoraError
 from meteora_rs.handle.awaiting import Awaiting
 from meteora_rs.handle.gating import Gating
 from meteora_rs.handle.naming import Naming
@@ -66,22 +65,18 @@ class Meteora(Awaiting, Gating, Training, Naming, Watching, Accounts):
         """Write adapters, gates and config as a bundle that `attach_pretrained` reads (see `meteora_rs.bundle`).
 
         With `statistics` also what the last fit kept, if there was one: `load_adapter(gate=[…])` needs it. Requests,
-        loads and unloads go on meanwhile; what is written is what was live at the start.
+        loads and unloads go on meanwhile; what is written is what was live or registered at the start.
 
         Raises:
             AdapterInUseError: an adapter is being reloaded in its own place; save again when that has ended.
-            MeteoraError: adapters are registered that are not on the device; `folder` exists and is no bundle, or holds
-                more than one; it is, or holds, the working directory; or this handle was detached.
+            AdapterFormatError: a registered adapter had to be read again, and its files have changed.
+            MeteoraError: `folder` exists and is no bundle, or holds more than one; it is, or holds, the working
+                directory; or this handle was detached.
             OSError: it can't be written.
         """
         from meteora_rs.bundle import save_bundle
 
         self._require_attached()
-        if self.tiers is not None and (resting := self.tiers.resting()):
-            raise MeteoraError(
-                f"a bundle holds what is on the device, and {len(resting)} registered adapters are not "
-                f"({resting[0].name!r}, for one): prefetch() them into pools that hold all, or unload them"
-            )
         save_bundle(self, folder, statistics=statistics)
 
     def detach(self) -> None:

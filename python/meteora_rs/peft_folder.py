@@ -1,4 +1,4 @@
-"""A live adapter written back as a PEFT folder."""
+"""An adapter written back as a PEFT folder, from the pools or from the host's copy."""
 
 from __future__ import annotations
 
@@ -6,20 +6,40 @@ import hashlib
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from meteora_rs import _native
 from meteora_rs.ops.layout import TableEntry, slot_rows
+from meteora_rs.site import Site
 from meteora_rs.tensor_file import save_tensors
 
-if TYPE_CHECKING:
-    from meteora_rs.meteora import AdapterRecord, Meteora
+Module = tuple[str, Tensor, Tensor, float]
+"""(site path, A `[rank, in]`, B transposed `[rank, out]`, scaling)"""
 
 
-def write_peft_folder(meteora: Meteora, record: AdapterRecord, folder: Path) -> str:
-    """Write `adapter_config.json` and `adapter_model.safetensors` from the pools; returns the latter's SHA-256.
+def live_modules(sites: Sequence[Site], slot: int) -> Iterator[Module]:
+    """What a slot of the pools holds, as views."""
+    for site in sites:
+        entry = TableEntry.decode(site.table[slot].tolist())
+        if entry.rank:
+            a = slot_rows(site.lora_A, entry, site.in_features)
+            yield site.path, a, slot_rows(site.lora_B_packed, entry, site.out_features), entry.scaling
+
+
+def resting_modules(sites: Sequence[Site], copy: _native.HostCopy) -> Iterator[Module]:
+    """What a copy in the host's memory holds."""
+    for index, rank, scaling, dtype, a, b in copy.modules():
+        lora_a, lora_b = (torch.frombuffer(each, dtype=getattr(torch, dtype)).view(rank, -1) for each in (a, b))
+        yield sites[index].path, lora_a, lora_b, scaling
+
+
+def write_peft_folder(modules: Iterable[Module], folder: Path) -> str:
+    """Write `adapter_config.json` and `adapter_model.safetensors`; returns the latter's SHA-256.
 
     The weights are those that are served, bit for bit and in their own dtype; ranks and scalings that differ by
     site become `rank_pattern` and `alpha_pattern`.
@@ -30,17 +50,13 @@ def write_peft_folder(meteora: Meteora, record: AdapterRecord, folder: Path) -> 
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
-    for site in meteora.sites:
-        entry = TableEntry.decode(site.table[record.slot].tolist())
-        if entry.rank == 0:
-            continue
-        prefix = f"base_model.model.{site.path}"
-        tensors[f"{prefix}.lora_A.weight"] = slot_rows(site.lora_A, entry, site.in_features).contiguous()
-        packed = slot_rows(site.lora_B_packed, entry, site.out_features)
-        tensors[f"{prefix}.lora_B.weight"] = packed.T.contiguous()
-        ranks[site.path] = entry.rank
+    for path, a, b, scaling in modules:
+        prefix = f"base_model.model.{path}"
+        tensors[f"{prefix}.lora_A.weight"] = a.contiguous()
+        tensors[f"{prefix}.lora_B.weight"] = b.T.contiguous()
+        ranks[path] = len(a)
         # scaling = alpha / r in float32; a double holds scaling · r exactly, so reading it back gives the same.
-        alphas[site.path] = entry.scaling * entry.rank
+        alphas[path] = scaling * len(a)
     folder.mkdir(parents=True)
     weights = folder / "adapter_model.safetensors"
     save_tensors(tensors, weights, metadata={"format": "pt"})

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from random import Random
+from typing import Any
 
 from meteora_rs import Meteora
 from meteora_rs.errors import (
@@ -33,6 +36,9 @@ CHANGES = {
 }
 """How often each is drawn."""
 
+WITH_TIERS = {**CHANGES, "register": 6, "prefetch": 3}
+"""The same where adapters come and go by use."""
+
 REFUSALS = (AdapterInUseError, AdapterNotFoundError, CapacityError)
 """What may be answered to a change that comes at the wrong moment."""
 
@@ -43,34 +49,43 @@ def change(meteora: Meteora, library: Library, random: Random, done: Counter[str
     Raises:
         AssertionError: a broken adapter was taken.
     """
-    what = random.choices(list(CHANGES), CHANGES.values())[0]
+    drawn = CHANGES if meteora.tiers is None else WITH_TIERS
+    what = random.choices(list(drawn), drawn.values())[0]
     name, folder = library.draw(random)
     try:
-        if what in ("load", "reload"):
-            gate = gate_of(meteora, name, random.choice(("tensors", "tensors", "arrow", "none")))
-            (meteora.load_adapter if what == "load" else lambda f, n, gate: meteora.reload_adapter(n, f, gate=gate))(
-                folder, name, gate=gate
-            )
-        elif what == "reload, gate kept":
-            meteora.reload_adapter(name, folder)
-        elif what == "unload":
-            meteora.unload_adapter(name, wait=random.choice((None, 0.01)))
-        elif what in ("pin", "unpin"):
-            meteora.pin_adapter(name, what == "pin")
-        elif what == "set_gates":
-            meteora.set_gates({name: gate_of(meteora, name, "fitted")}, kind="fitted")
-        elif what == "set_alias":
-            meteora.set_alias(ALIAS, name)
-        elif what == "remove_alias":
-            meteora.remove_alias(ALIAS)
-        elif what == "set_group":
-            meteora.set_group(GROUP, random.sample(NAMES, 2))
-        else:
-            _refused(meteora, what == "load broken", name, random.choice(library.broken))
+        _actions(meteora, library, random, name, folder)[what]()
     except REFUSALS as error:
         done[f"{what}: {type(error).__name__}"] += 1
     else:
         done[what] += 1
+
+
+def _actions(
+    meteora: Meteora, library: Library, random: Random, name: str, folder: Path
+) -> dict[str, Callable[[], object]]:
+    def gate() -> Any:
+        return gate_of(meteora, name, random.choice(("tensors", "tensors", "arrow", "none")))
+
+    def set_gates() -> None:
+        names = random.sample(NAMES, random.choice((1, 2)))
+        meteora.set_gates({each: gate_of(meteora, each, "fitted") for each in names}, kind="fitted")
+
+    return {
+        "load": lambda: meteora.load_adapter(folder, name, gate=gate()),
+        "reload": lambda: meteora.reload_adapter(name, folder, gate=gate()),
+        "reload, gate kept": lambda: meteora.reload_adapter(name, folder),
+        "unload": lambda: meteora.unload_adapter(name, wait=random.choice((None, 0.01))),
+        "pin": lambda: meteora.pin_adapter(name),
+        "unpin": lambda: meteora.pin_adapter(name, False),
+        "set_gates": set_gates,
+        "set_alias": lambda: meteora.set_alias(ALIAS, name),
+        "remove_alias": lambda: meteora.remove_alias(ALIAS),
+        "set_group": lambda: meteora.set_group(GROUP, random.sample(NAMES, 2)),
+        "load broken": lambda: _refused(meteora, True, name, random.choice(library.broken)),
+        "reload broken": lambda: _refused(meteora, False, name, random.choice(library.broken)),
+        "register": lambda: meteora.register_adapter(folder, name, gate=gate()),
+        "prefetch": lambda: meteora.prefetch(random.sample(NAMES, 2)),
+    }
 
 
 async def change_awaited(meteora: Meteora, library: Library, random: Random, done: Counter[str]) -> None:
@@ -112,9 +127,7 @@ def clear(meteora: Meteora) -> None:
     """Unload all."""
     if ALIAS in meteora.aliases():
         meteora.remove_alias(ALIAS)
-    for name in NAMES:
-        try:
-            meteora.pin_adapter(name, False)
-            meteora.unload_adapter(name)
-        except AdapterNotFoundError:
-            continue
+    for record in meteora.registered_adapters():
+        if record.pinned:
+            meteora.pin_adapter(record.name, False)
+        meteora.unload_adapter(record.name)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 import torch
 from meteora_rs import Auto, Meteora, Mix, Route
+from meteora_rs.handle.routing import Routing
 from tiny import logits, prompt
 from torch import Tensor
 from transformers import LogitsProcessorList
@@ -76,14 +77,10 @@ def draw_request(random: Random, stepwise: bool) -> Request:
     return Request(routes, random.randrange(PROMPTS), stepwise)
 
 
-@contextmanager
-def _block(meteora: Meteora, request: Request) -> Iterator[None]:
+def _block(meteora: Meteora, request: Request) -> Routing | nullcontext[None]:
     if request.routes is None:
-        yield
-    else:
-        routes = list(request.routes) if isinstance(request.routes, tuple) else request.routes
-        with meteora.routing(routes):
-            yield
+        return nullcontext()
+    return meteora.routing(list(request.routes) if isinstance(request.routes, tuple) else request.routes)
 
 
 def _seen(meteora: Meteora) -> Seen:
@@ -123,7 +120,7 @@ async def answer_stepwise(meteora: Meteora, request: Request) -> Answer:
     """The answer token by token, other tasks in between."""
     ids = prompt(request.rows, seed=request.seed)
     outputs = []
-    with _block(meteora, request):
+    async with _block(meteora, request):
         seen = _seen(meteora)
         for _ in range(STEPS):
             outputs.append(logits(meteora.model, ids)[:, -1])

@@ -15,7 +15,7 @@ from random import Random
 import meteora_rs
 import torch
 from meteora_rs import Meteora, MeteoraConfig
-from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, RouteError
+from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, CapacityError, RouteError
 from tiny import tiny_model
 
 from soak.alone import Alone
@@ -26,6 +26,14 @@ from soak.watch import Watchdog, growth, rss_bytes
 
 TASKS = 4
 SAMPLES = 200
+POOLS = MeteoraConfig(max_adapters=5, pool_rank=56)
+"""Room for four of six names at their usual size: loads meet full pools, reloads their own places."""
+
+TIERS = MeteoraConfig(max_adapters=3, pool_rank=40, host_bytes=5 << 16, admission_timeout=2.0)
+"""Room for half of the names, and in the host's memory not always for all: somebody is always on the way."""
+
+REFUSALS = (AdapterNotFoundError, AdapterInUseError, CapacityError, RouteError)
+"""What a request may be answered that comes at the wrong moment."""
 
 
 class Fault(Exception):
@@ -50,15 +58,14 @@ class Report:
 class Soak:
     """Workers that share one attached model; the first failure of any ends all."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, config: MeteoraConfig = POOLS) -> None:
         self.library: Library = make_library(folder)
-        # Room for four of six names at their usual size: loads meet full pools, reloads their own places.
-        self.meteora: Meteora = meteora_rs.attach(tiny_model(), MeteoraConfig(max_adapters=5, pool_rank=56))
+        self.meteora: Meteora = meteora_rs.attach(tiny_model(), config)
         self.seed = seed
         self.stop = threading.Event()
         self.progress: dict[str, int] = {}
         self.failures: list[BaseException] = []
-        self.answers: queue.Queue[Answer] = queue.Queue(maxsize=64)
+        self.answers: queue.Queue[Answer | None] = queue.Queue(maxsize=64)
         self.alone = Alone()
         self.interrupted: Counter[str] = Counter()
         self.changes: dict[str, Counter[str]] = {}
@@ -78,13 +85,16 @@ class Soak:
         self.progress = dict.fromkeys(works, 0)
         samples = self._watch([*threads, verify], seconds)
         self._settle(threads)
-        self.answers.join()  # what is still to be checked
+        self._put(None)  # the last: what is still to be checked comes before it
+        verify.join()
         self._raise()
         clear(self.meteora)
         after = self.meteora.stats()
         for usage in (after.slots, after.rank_rows):
             assert usage.free == usage.total, f"left behind: {after}"
         assert not after.held, f"requests that never ended: {after}"
+        host = after.tiers.get("host")
+        assert host is None or host.touched == 0, f"left behind: {after}"
         size, noise = growth(samples[len(samples) // 2 :])
         return Report(
             seconds,
@@ -92,7 +102,7 @@ class Soak:
             self.alone.computed,
             self.interrupted["fault"],
             self.interrupted["refused"],
-            dict(sum(self.changes.values(), Counter())),
+            dict(sum(self.changes.values(), Counter({"evictions": after.evictions}))),
             samples[-1][1],
             size,
             noise,
@@ -156,10 +166,10 @@ class Soak:
             self._put(serve())
         except Fault:
             self.interrupted["fault"] += 1
-        except (AdapterNotFoundError, AdapterInUseError, RouteError):
+        except REFUSALS:
             self.interrupted["refused"] += 1
 
-    def _put(self, found: Answer) -> None:
+    def _put(self, found: Answer | None) -> None:
         while not self.failures:
             try:
                 return self.answers.put(found, timeout=1)
@@ -178,7 +188,7 @@ class Soak:
                 (found,) = await asyncio.gather(task, return_exceptions=True)
                 if isinstance(found, asyncio.CancelledError):
                     self.interrupted["fault"] += 1
-                elif isinstance(found, (AdapterNotFoundError, AdapterInUseError, RouteError)):
+                elif isinstance(found, REFUSALS):
                     self.interrupted["refused"] += 1
                 elif isinstance(found, BaseException):
                     raise found
@@ -199,12 +209,5 @@ class Soak:
         asyncio.run(clients())
 
     def _verify(self, name: str) -> None:
-        while not (self.stop.is_set() and self.answers.unfinished_tasks == 0):
-            try:
-                found = self.answers.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            try:
-                self.alone.check(found)
-            finally:
-                self.answers.task_done()
+        while (found := self.answers.get()) is not None:
+            self.alone.check(found)

@@ -81,6 +81,10 @@ class Attached:
         """Whether the gates may choose the base: tokens that belong to no adapter then get none."""
         return self._registry.base_slot is not None
 
+    def _rests(self, name: str) -> bool:
+        """Whether an adapter is registered and not on the device."""
+        return self.tiers is not None and self.tiers.rests(name)
+
     def _gate_rows(self, slot: int) -> dict[str, tuple[Tensor, float]]:
         return {site.path: (site.gate[slot].detach().clone(), float(site.gate_bias[slot])) for site in self.sites}
 

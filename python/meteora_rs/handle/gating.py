@@ -7,30 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from meteora_rs import _native, gates
+from meteora_rs import gates
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError
 from meteora_rs.gates import Gate
 from meteora_rs.gates.tensors import Row
-from meteora_rs.groups import equal_gates
 from meteora_rs.handle.attached import Attached
-from meteora_rs.handle.pipeline import GIVEN
+from meteora_rs.handle.gate_change import Changes, GateChange
+from meteora_rs.handle.record import GIVEN
 from meteora_rs.routes import BASE
 
 if TYPE_CHECKING:
     from meteora_rs.gates.fit import FitReport
-
-Changes = Mapping[str, tuple[Gate, bool] | None]
-"""By adapter its new gate and whether `Auto` may choose it; for the base, None: it is no class any more."""
 
 
 class Gating(Attached):
     """Changes of gates."""
 
     def set_gates(self, rows: Mapping[str, Mapping[str, Row] | None], *, kind: str = "fitted") -> None:
-        """Replace the gate rows of live adapters, all or none, in one step; running requests keep the old ones.
+        """Replace the gate rows of adapters, all or none, in one step; running requests keep the old ones.
 
         While requests run, new rows take a free slot each until the old ones' last reader has ended. With none, they
-        are written in place; a request that begins in those milliseconds waits for them.
+        are written in place; a request that begins in those milliseconds waits for them. An adapter that is registered
+        and not on the device gets them where it is, in the host's memory.
 
         Args:
             rows: for each adapter, `{site path: (row [in] float32, bias)}`, as in `load_adapter(gate=…)`; for
@@ -41,12 +39,13 @@ class Gating(Attached):
         Raises:
             AdapterNotFoundError, AdapterFormatError: a name or a row is wrong.
             AdapterInUseError: requests run, and there are not enough free slots; or an adapter is being changed.
+            CapacityError, OSError: an adapter had to be read again for it (see `register_adapter`).
         """
         if kind not in GIVEN:
             raise ValueError(f"kind must be one of {', '.join(GIVEN)}, not {kind!r}")
         self._require_attached()
         for name in rows:
-            if name != BASE:
+            if name != BASE and not (self.tiers is not None and self.tiers.knows(name)):
                 self._registry.record(name)
         changes: dict[str, tuple[Gate, bool] | None] = {}
         for name, each in rows.items():
@@ -56,7 +55,7 @@ class Gating(Attached):
         self._change_gates(changes)
 
     def gate_rows(self) -> dict[str, dict[str, tuple[Tensor, float]]]:
-        """The gate rows in use, in the form of `set_gates`; adapters with Arrow's or no gate are left out."""
+        """The gate rows on the device, in the form of `set_gates`; adapters with Arrow's or no gate are left out."""
         hold = self._registry.hold()  # slots that are read are not written
         rows = {r.name: self._gate_rows(r.slot) for r in self.adapters() if r.gate in GIVEN}
         base_slot = self._registry.base_slot
@@ -69,24 +68,10 @@ class Gating(Attached):
         """Replace gates of any kind, all or none, in one step.
 
         Raises:
-            AdapterNotFoundError, AdapterInUseError: as `set_gates`.
+            AdapterNotFoundError, AdapterInUseError, CapacityError, OSError: as `set_gates`.
         """
-        names = [name for name in changes if name != BASE]
-        with self._writer, self._context.lock:
-            self._require_attached()
-            self._context.release_default()
-            try:
-                reservation = self._registry.reserve_gates(names, changes.get(BASE) is not None)
-                if reservation.in_place:  # under the lock: a request that begins now waits
-                    self._publish_gates(reservation, changes, self._write_gates(reservation, names, changes))
-                    return
-            finally:
-                self._context.refresh()
-        equal = self._write_gates(reservation, names, changes)
-        with self._writer:
-            self._publish_gates(reservation, changes, equal)
-            self._context.refresh()
-            self._share_gates()
+        while not GateChange(self, changes).attempt():
+            pass
 
     def _require_quiet(self, why: str) -> None:
         """Find out whether any request runs.
@@ -101,36 +86,6 @@ class Gating(Attached):
                     raise AdapterInUseError(f"{why}: close every routing() first")
             finally:
                 self._context.refresh()
-
-    def _write_gates(
-        self, reservation: _native.GateReservation, names: list[str], changes: Changes
-    ) -> dict[int, list[bool]]:
-        """Write to the reserved slots; for each of them, where the sites of a group have the same row."""
-        try:
-            places: list[tuple[tuple[Gate, bool] | None, int, int | None]] = [
-                (changes[name], slot, old)
-                for name, slot, old in zip(names, reservation.slots, reservation.old_slots, strict=True)
-            ]
-            if reservation.base_slot is not None:
-                places.append((changes[BASE], reservation.base_slot, None))
-            for change, slot, old in places:
-                assert change is not None
-                change[0].write(slot, like=old, clear=old is None)
-            return {slot: equal_gates(self.groups, slot) for _, slot, _ in places}
-        except BaseException:
-            reservation.abandon()
-            raise
-
-    def _publish_gates(
-        self, reservation: _native.GateReservation, changes: Changes, equal: Mapping[int, list[bool]]
-    ) -> None:
-        given = [(change[0].kind, change[1]) for name, change in changes.items() if name != BASE and change is not None]
-        base = changes[BASE] is not None if BASE in changes else None
-        try:
-            self._share_gates(equal)  # before a request can read the slots
-            self._registry.publish_gates(reservation, given, base)
-        finally:
-            reservation.abandon()
 
     def fit_gates(self, data: Mapping[str, Iterable[str] | Iterable[tuple[str, str]]], **options: Any) -> FitReport:
         """Fit the gates of live adapters on examples of their work, in closed form (see `meteora_rs.gates.fit`).

@@ -85,7 +85,7 @@ class Loading(Attached):
             AdapterInUseError: it is being changed by another call, or the name is an alias.
         """
         brought: AbstractContextManager[object] = nullcontext()
-        if self.tiers is not None and pinned and self.tiers.rests(adapter_name):
+        if self.tiers is not None and pinned and self._rests(adapter_name):
             brought = self.tiers.admission([("named", [adapter_name], [])])
         with brought, self._writer:
             self._require_attached()

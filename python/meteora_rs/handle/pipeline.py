@@ -11,14 +11,11 @@ from meteora_rs.gates import Gate
 from meteora_rs.gates.tensors import Row
 from meteora_rs.groups import equal_gates
 from meteora_rs.handle.cancel import Cancellation, Stopped
-from meteora_rs.handle.record import AdapterRecord
+from meteora_rs.handle.record import GIVEN, AdapterRecord
 from meteora_rs.source import AdapterSource, parse
 
 if TYPE_CHECKING:
     from meteora_rs.handle.attached import Attached
-
-GIVEN = ("tensors", "fitted", "examples")
-"""Kinds of gate that a reload leaves as they are and a bundle holds; the others follow from the weights."""
 
 
 class Load:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+GIVEN = ("tensors", "fitted", "examples")
+"""Kinds of gate that a reload leaves as they are and a bundle holds; the others follow from the weights."""
+
 
 @dataclass(frozen=True)
 class AdapterRecord:

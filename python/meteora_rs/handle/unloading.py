@@ -59,7 +59,7 @@ class Unloading(Attached):
             raise ValueError(f"wait must be 0 or more seconds, or None, not {wait}")
         with self._writer:
             self._require_attached()
-            if self.tiers is not None and self.tiers.rests(name):
+            if self.tiers is not None and self._rests(name):
                 self._require_no_alias(name)
                 self.tiers.forget(name)
                 return None

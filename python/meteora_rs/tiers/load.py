@@ -6,8 +6,8 @@ from meteora_rs import _native, gates
 from meteora_rs.errors import AdapterInUseError
 from meteora_rs.gates import Gate
 from meteora_rs.handle.cancel import Cancellation
-from meteora_rs.handle.pipeline import GIVEN, Load
-from meteora_rs.handle.record import AdapterRecord
+from meteora_rs.handle.pipeline import Load
+from meteora_rs.handle.record import GIVEN, AdapterRecord
 from meteora_rs.tiers.tiers import Copy, Tiers
 from meteora_rs.tiers.turn import Turn
 
@@ -52,11 +52,11 @@ class TieredLoad(Load):
         assert copy is not None
         with meteora._writer:
             meteora._require_attached()
-            if tiers.rests(self._name):
+            if tiers.rests(self._name) and tiers.native.is_current(copy.native):
                 record = tiers.keep(copy)
                 self._published()
                 return record
-        # A request has brought the old weights in meanwhile, or it was unloaded.
+        # A request has brought the old weights in meanwhile, its gates were changed, or it was unloaded.
         return self.prepare(Cancellation()).publish()
 
     def _before_writing(self, gate: Gate) -> None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meteora_rs import _native, gates
-from meteora_rs.errors import AdapterFormatError
+from meteora_rs.errors import AdapterFormatError, AdapterNotFoundError
 from meteora_rs.gates import Gate
-from meteora_rs.handle.record import AdapterRecord
+from meteora_rs.handle.record import GIVEN, AdapterRecord
 from meteora_rs.routes import NativeRoute
 from meteora_rs.source import AdapterSource, parse
 from meteora_rs.tiers.admission import Admission
+from meteora_rs.tiers.at_rest import AtRest, at_rest
 
 if TYPE_CHECKING:
     from meteora_rs.handle.attached import Attached
@@ -106,30 +107,57 @@ class Tiers:
         """The registered adapters that are not on the device, by name."""
         return [self.record(name) for name in self.native.missing(sorted(self._registered)) if self.knows(name)]
 
+    def hold(self, name: str) -> _native.HostCopy:
+        """The host's copy of a registered adapter, read again if need be; it does not leave while it is held.
+
+        Raises: as `fetch`.
+        """
+        while (copy := self.native.hold(name)) is None:
+            self.fetch(name)
+        return copy
+
+    def at_rest(self) -> list[AtRest]:
+        """The registered adapters that are not on the device, by name, as they are now."""
+        return [
+            at_rest(record, self._registered[record.name], self.native.hold(record.name), record.gate in GIVEN)
+            for record in self.resting()
+        ]
+
+    def copy_of(self, registration: Registration) -> _native.HostCopy:
+        """The host's copy of what was registered so, or a new one that is not kept. Raises: as `fetch`."""
+        name = registration.record.name
+        with self._meteora._writer:
+            copy = self.native.hold(name) if self._registered.get(name) is registration else None
+        return copy or self._read(registration, "none").native
+
     def fetch(self, name: str) -> None:
         """Read an adapter again that the host had no room for.
 
         Raises:
+            AdapterNotFoundError: it is registered no more.
             AdapterFormatError: its files are others than those that were registered.
             CapacityError, OSError: as `register_adapter`.
         """
-        registration = self._registered[name]
-        assert registration.folder is not None
-        meteora = self._meteora
+        registration = self._registered.get(name)
+        if registration is None:
+            raise AdapterNotFoundError(f"no adapter named {name!r} is registered")
+        copy = self._read(registration, registration.record.gate)
+        with self._meteora._writer:
+            if self._registered.get(name) is registration:
+                self.keep(copy)
+
+    def _read(self, registration: Registration, gate: str) -> Copy:
+        """Pack an adapter from its files again."""
+        meteora, folder, name = self._meteora, registration.folder, registration.record.name
+        assert folder is not None
         with meteora.times.stage("parse"):
-            adapter = parse(meteora._registry, registration.folder, name, registration.revision)
+            adapter = parse(meteora._registry, folder, name, registration.revision)
         if adapter.stamp != registration.stamp:
             raise AdapterFormatError(
                 f"adapter {name!r}: its files have changed since it was registered; reload_adapter() takes them as "
                 f"they are now (file: {adapter.source})"
             )
-        copy = self.pack(
-            adapter, registration.folder, registration.revision,
-            gates.resolve(registration.record.gate, adapter, meteora.sites),
-        )  # fmt: skip
-        with meteora._writer:
-            if self._registered.get(name) is registration:
-                self.keep(copy)
+        return self.pack(adapter, folder, registration.revision, gates.resolve(gate, adapter, meteora.sites))
 
     def admission(self, routes: Sequence[NativeRoute]) -> Admission:
         """What a request with these routes goes through before it has its plan."""

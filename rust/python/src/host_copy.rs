@@ -1,20 +1,93 @@
 //! An adapter packed for the host tier, with its gate rows.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use meteora_core::arrow::arrow_row;
 use meteora_core::peft::Module;
 use meteora_core::tiers::host::Hosted;
 use meteora_core::tiers::packed::{GateForm, Packed};
 use pyo3::prelude::*;
+use pyo3::types::PyByteArray;
 
+use crate::errors::raise;
 use crate::gates::RowParts;
 
-/// An adapter that has been packed and is not kept yet. See `_native.pyi`.
+/// A packed adapter: about to be kept, or kept and held, so that it does not leave. See `_native.pyi`.
 #[pyclass(frozen, module = "meteora_rs._native")]
 pub struct HostCopy {
     pub(crate) name: String,
-    pub(crate) hosted: Mutex<Option<Hosted>>,
+    /// None once it is kept.
+    hosted: Mutex<Option<Hosted>>,
+    /// What its gate rows were taken from.
+    pub(crate) rows_of: Option<Hosted>,
+}
+
+impl HostCopy {
+    pub(crate) fn new(name: &str, hosted: Hosted, rows_of: Option<Hosted>) -> HostCopy {
+        HostCopy {
+            name: name.to_owned(),
+            hosted: Mutex::new(Some(hosted)),
+            rows_of,
+        }
+    }
+
+    pub(crate) fn hosted(&self) -> PyResult<Hosted> {
+        let hosted = self.hosted.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = || raise("MeteoraError", "the copy is kept already".to_owned());
+        hosted.clone().ok_or_else(kept)
+    }
+
+    pub(crate) fn take(&self) -> PyResult<Hosted> {
+        let hosted = self.hosted()?;
+        self.hosted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(hosted)
+    }
+}
+
+/// (site, rank, scaling, element type, bytes of A `[rank, in]`, bytes of B transposed `[rank, out]`)
+type ModuleParts<'py> = (
+    usize,
+    usize,
+    f32,
+    &'static str,
+    Bound<'py, PyByteArray>,
+    Bound<'py, PyByteArray>,
+);
+
+#[pymethods]
+impl HostCopy {
+    /// Its modules, sites ascending.
+    fn modules<'py>(&self, py: Python<'py>) -> PyResult<Vec<ModuleParts<'py>>> {
+        let packed = self.hosted()?.packed;
+        let parts = packed.modules().map(|module| {
+            let bytes = |bytes: &[u8]| PyByteArray::new(py, bytes);
+            let (a, b) = (bytes(module.a), bytes(module.b));
+            (
+                module.site,
+                module.rank,
+                module.scaling,
+                module.dtype.name(),
+                a,
+                b,
+            )
+        });
+        Ok(parts.collect())
+    }
+
+    /// For each site the bytes of its gate row, f32, and the bias.
+    fn gates<'py>(&self, py: Python<'py>) -> PyResult<Vec<(Bound<'py, PyByteArray>, f32)>> {
+        let packed = self.hosted()?.packed;
+        let rows = py.detach(|| packed.gate_rows());
+        let bytes = |row: &[f32]| {
+            row.iter()
+                .flat_map(|value| value.to_ne_bytes())
+                .collect::<Vec<u8>>()
+        };
+        let parts = rows
+            .iter()
+            .map(|(row, form)| (PyByteArray::new(py, &bytes(row)), form.bias));
+        Ok(parts.collect())
+    }
 }
 
 /// What a gate row is made of while an adapter is packed.

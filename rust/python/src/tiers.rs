@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use meteora_core::error::Error;
 use meteora_core::naming::Naming;
 use meteora_core::peft::SiteShape;
-use meteora_core::registry::{self, AdapterRecord, GateKind};
+use meteora_core::registry::{self, AdapterInfo, AdapterRecord, GateKind};
 use meteora_core::rows::Need;
 use meteora_core::tiers::host::{HostTier, Hosted};
 use meteora_core::tiers::queue;
@@ -51,11 +51,6 @@ pub(crate) fn bound(kernels: &[PyRef<'_, SiteKernel>]) -> PyResult<Vec<Buffers>>
     kernels.iter().map(|kernel| kernel.bound()).collect()
 }
 
-/// Whether gate rows of this kind can be made from the weights again.
-fn follows(gate: GateKind) -> bool {
-    matches!(gate, GateKind::None | GateKind::Arrow)
-}
-
 #[pymethods]
 impl Tiers {
     #[new]
@@ -72,7 +67,7 @@ impl Tiers {
     /// Packs an adapter with its gate rows: `rows`, or the arrow rows of `arrow`, or those of the copy that is `kept`, or
     /// zeros.
     #[allow(clippy::too_many_arguments)]
-    #[pyo3(signature = (adapter, gate, rows, arrow, kept, can_leave))]
+    #[pyo3(signature = (adapter, gate, rows, arrow, kept, has_source))]
     fn pack(
         &self,
         py: Python<'_>,
@@ -81,19 +76,15 @@ impl Tiers {
         rows: Option<Vec<RowParts>>,
         arrow: Option<&Adapter>,
         kept: bool,
-        can_leave: bool,
+        has_source: bool,
     ) -> PyResult<HostCopy> {
         let kind = records::gate_kind(gate)?;
         let inner = &adapter.inner;
         let kept = self.host.get(&inner.name).filter(|_| kept);
-        let rows = match (rows, arrow, kept) {
-            (Some(rows), ..) if rows.len() != self.sites.len() => {
-                let message = format!("{} gate rows for {} sites", rows.len(), self.sites.len());
-                return Err(raise("MeteoraError", message));
-            }
-            (Some(rows), ..) => Rows::Given(rows),
+        let rows = match (rows, arrow, &kept) {
+            (Some(rows), ..) => self.given(rows)?,
             (None, Some(_), _) => Rows::Arrow,
-            (None, None, Some(hosted)) => Rows::Kept(hosted.packed),
+            (None, None, Some(hosted)) => Rows::Kept(Arc::clone(&hosted.packed)),
             (None, None, None) => Rows::Zero,
         };
         contained(py, || {
@@ -105,12 +96,10 @@ impl Tiers {
                 need: self.need(adapter),
                 info: adapter.info(kind, kind != GateKind::None),
                 generation: None,
-                can_leave: can_leave && follows(kind),
+                has_source,
+                gate_changes: 0,
             };
-            Ok(HostCopy {
-                name: inner.name.clone(),
-                hosted: Mutex::new(Some(hosted)),
-            })
+            Ok(HostCopy::new(&inner.name, hosted, kept))
         })?
         .map_err(to_py)
     }
@@ -118,12 +107,46 @@ impl Tiers {
     /// Keeps a packed adapter under its name; `generation` is that under which its rows are on the device.
     #[pyo3(signature = (copy, generation))]
     fn keep(&self, py: Python<'_>, copy: &HostCopy, generation: Option<u64>) -> PyResult<()> {
-        let Some(mut hosted) = lock(&copy.hosted).take() else {
-            return Err(raise("MeteoraError", "the copy is kept already".to_owned()));
-        };
+        let mut hosted = copy.take()?;
         hosted.generation = generation;
         py.detach(|| self.host.insert(&copy.name, hosted));
         Ok(())
+    }
+
+    /// Whether the gate rows of a packed adapter, if it took those of the host, are still the host's.
+    fn is_current(&self, copy: &HostCopy) -> bool {
+        let rows_of = copy.rows_of.as_ref();
+        rows_of.is_none_or(|rows_of| self.is_kept(&copy.name, rows_of))
+    }
+
+    /// The copy of this name, if the host has one; it does not leave while it is held.
+    fn hold(&self, name: &str) -> Option<HostCopy> {
+        self.host
+            .get(name)
+            .map(|hosted| HostCopy::new(name, hosted, None))
+    }
+
+    /// Whether a copy that is held is what the host has under its name, and not on the device.
+    fn rests(&self, copy: &HostCopy) -> PyResult<bool> {
+        let live = self.registry.snapshot().get(&copy.name).is_some();
+        Ok(!live && self.is_kept(&copy.name, &copy.hosted()?))
+    }
+
+    /// Replaces the gate rows of a copy that is held and rests.
+    fn set_gates(
+        &self,
+        py: Python<'_>,
+        copy: &HostCopy,
+        gate: &str,
+        routable: bool,
+        rows: Vec<RowParts>,
+    ) -> PyResult<()> {
+        let (kind, held) = (records::gate_kind(gate)?, copy.hosted()?);
+        let rows = self.given(rows)?;
+        contained(py, || {
+            let write = |site: usize, row: &mut [f32]| rows.write(&[], site, row);
+            self.host.set_gates(&copy.name, &held, kind, routable, write);
+        })
     }
 
     fn forget(&self, py: Python<'_>, name: &str) -> bool {
@@ -231,15 +254,14 @@ impl Tiers {
         let places = std::mem::take(&mut *lock(&arrivals.places));
         let current = |(place, hosted): &(registry::Reservation, Hosted)| {
             let now = self.host.get(place.name());
-            now.is_some_and(|now| Arc::ptr_eq(&now.packed, &hosted.packed))
+            now.is_some_and(|now| now.is(hosted))
         };
         if !places.iter().all(current) {
             return false;
         }
         for (place, hosted) in places {
             let record = self.registry.publish(place, hosted.info.clone());
-            self.host
-                .published(&record.name, &hosted.info, record.generation, true);
+            self.host.published(&record.name, &hosted.info, record.generation);
         }
         true
     }
@@ -265,6 +287,18 @@ impl Tiers {
 }
 
 impl Tiers {
+    fn given(&self, rows: Vec<RowParts>) -> PyResult<Rows> {
+        if rows.len() != self.sites.len() {
+            let message = format!("{} gate rows for {} sites", rows.len(), self.sites.len());
+            return Err(raise("MeteoraError", message));
+        }
+        Ok(Rows::Given(rows))
+    }
+
+    fn is_kept(&self, name: &str, hosted: &Hosted) -> bool {
+        self.host.get(name).is_some_and(|now| now.is(hosted))
+    }
+
     fn need(&self, adapter: &Adapter) -> Need {
         let widest = adapter
             .inner
@@ -296,13 +330,13 @@ impl Tiers {
             .iter()
             .map(|site| site.read_gate(record.slot))
             .collect::<Result<Vec<_>, _>>()?;
-        hosted.packed.set_gates(|site, row| {
-            row.copy_from_slice(&rows[site].0);
-            rows[site].1
-        });
-        let can_leave = follows(record.info.gate);
+        let AdapterInfo { gate, routable, .. } = record.info;
         self.host
-            .published(&record.name, &record.info, record.generation, can_leave);
+            .set_gates(&record.name, &hosted, gate, routable, |site, row| {
+                row.copy_from_slice(&rows[site].0);
+                rows[site].1
+            });
+        self.host.published(&record.name, &record.info, record.generation);
         Ok(())
     }
 }

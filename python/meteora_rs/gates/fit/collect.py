@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -89,8 +90,14 @@ def collect(
 
 @contextmanager
 def _listening(model: nn.Module, groups: Sequence[GroupActivations], batch: Batch) -> Iterator[None]:
+    ours = threading.get_ident()
+
     def hook_for(group: GroupActivations) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda _, inputs: group.add(inputs[0], batch)
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if threading.get_ident() == ours:  # the model serves other threads meanwhile
+                group.add(inputs[0], batch)
+
+        return hook
 
     handles = [model.get_submodule(group.path).register_forward_pre_hook(hook_for(group)) for group in groups]
     try:

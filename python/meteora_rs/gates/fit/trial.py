@@ -13,7 +13,7 @@ from meteora_rs.gates.saved import SavedGate
 from meteora_rs.routes import BASE
 
 if TYPE_CHECKING:
-    from meteora_rs.handle.gating import Changes
+    from meteora_rs.handle.gate_change import Changes
     from meteora_rs.meteora import Meteora
 
 PATIENCE = 30.0

@@ -32,6 +32,11 @@ impl GateKind {
             GateKind::Examples => "examples",
         }
     }
+
+    /// Whether its rows can be made from the weights again.
+    pub const fn follows_from_weights(self) -> bool {
+        matches!(self, GateKind::None | GateKind::Arrow)
+    }
 }
 
 /// What the loader tells of an adapter when it is published.

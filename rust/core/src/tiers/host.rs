@@ -8,7 +8,7 @@ use super::lru::Lru;
 use super::packed::{packed_size, GateForm, Packed};
 use crate::error::{Error, Result};
 use crate::peft::{Adapter, SiteShape};
-use crate::registry::AdapterInfo;
+use crate::registry::{AdapterInfo, GateKind};
 use crate::rows::Need;
 
 /// What the host tier knows of one of its adapters.
@@ -22,8 +22,22 @@ pub struct Hosted {
     pub info: AdapterInfo,
     /// The generation whose gate rows these are; none before it was on the device.
     pub generation: Option<u64>,
-    /// Whether it can be read again from where it came from, gate rows and all, so that it may go for another.
-    pub can_leave: bool,
+    /// Whether its weights can be read again from where they came from.
+    pub has_source: bool,
+    /// How often its gate rows were replaced here.
+    pub gate_changes: u64,
+}
+
+impl Hosted {
+    /// Whether it can be read again, gate rows and all, so that it may go for another.
+    pub fn can_leave(&self) -> bool {
+        self.has_source && self.info.gate.follows_from_weights()
+    }
+
+    /// Whether this is the same state of weights and gate rows as `other`.
+    pub fn is(&self, other: &Hosted) -> bool {
+        Arc::ptr_eq(&self.packed, &other.packed) && self.gate_changes == other.gate_changes
+    }
 }
 
 /// Bytes and counts.
@@ -68,7 +82,7 @@ impl HostTier {
 
     /// Packs an adapter, whose gate rows `gate` fills; [`HostTier::insert`] then makes it the one of its name.
     ///
-    /// Others go for it, the one unused for longest first, if they can be read again (`can_leave`), `stays` does not say
+    /// Others go for it, the one unused for longest first, if they can be read again, `stays` does not say
     /// that they are in use, and nobody is copying them.
     ///
     /// Errors: [`Error::Capacity`] in bytes; then nothing has changed but for those that went.
@@ -119,12 +133,29 @@ impl HostTier {
         }
     }
 
-    /// Notes what was published of an adapter, under which generation; whether it may still leave.
-    pub fn published(&self, name: &str, info: &AdapterInfo, generation: u64, can_leave: bool) {
+    /// Notes what was published of an adapter, under which generation.
+    pub fn published(&self, name: &str, info: &AdapterInfo, generation: u64) {
         if let Some(hosted) = self.lock().adapters.get_mut(name) {
             hosted.info = info.clone();
             hosted.generation = Some(generation);
-            hosted.can_leave &= can_leave;
+        }
+    }
+
+    /// Replaces the gate rows of an adapter that is not on the device: `gate` fills that of each site. `held` is what
+    /// the tier has under this name; whoever copies it meanwhile finds that it [is](Hosted::is) so no longer.
+    pub fn set_gates(
+        &self,
+        name: &str,
+        held: &Hosted,
+        kind: GateKind,
+        routable: bool,
+        gate: impl FnMut(usize, &mut [f32]) -> GateForm,
+    ) {
+        held.packed.set_gates(gate);
+        if let Some(hosted) = self.lock().adapters.get_mut(name) {
+            hosted.info.gate = kind;
+            hosted.info.routable = routable;
+            hosted.gate_changes += 1;
         }
     }
 
@@ -161,7 +192,7 @@ impl HostTier {
         let mut state = self.lock();
         let goes = |name: &&Arc<str>| {
             let hosted = &state.adapters[*name];
-            hosted.can_leave && Arc::strong_count(&hosted.packed) == 1 && &***name != wanted && !stays(name)
+            hosted.can_leave() && Arc::strong_count(&hosted.packed) == 1 && &***name != wanted && !stays(name)
         };
         let Some(name) = state.order.coldest_first().find(goes).cloned() else {
             return false;
@@ -176,7 +207,7 @@ impl HostTier {
     fn capacity(&self, adapter: &Adapter, sites: &[SiteShape], stays: &impl Fn(&str) -> bool) -> Error {
         let stats = self.stats();
         let state = self.lock();
-        let bound = |(name, hosted): (&Arc<str>, &Hosted)| match hosted.can_leave && !stays(name) {
+        let bound = |(name, hosted): (&Arc<str>, &Hosted)| match hosted.can_leave() && !stays(name) {
             true => 0,
             false => hosted.packed.bytes(),
         };

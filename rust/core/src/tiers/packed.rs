@@ -154,6 +154,16 @@ impl Packed {
         gates.forms[site]
     }
 
+    /// The gate rows of all sites.
+    pub fn gate_rows(&self) -> Vec<(Vec<f32>, GateForm)> {
+        let row = |(site, &width): (usize, &usize)| {
+            let mut row = vec![0.0; width];
+            let form = self.gate(site, &mut row);
+            (row, form)
+        };
+        self.widths.iter().enumerate().map(row).collect()
+    }
+
     /// Bytes of the arena that it takes.
     pub fn bytes(&self) -> usize {
         let gates = self.gates.read().unwrap_or_else(PoisonError::into_inner);

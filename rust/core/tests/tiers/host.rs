@@ -46,7 +46,7 @@ fn store(
     host: &HostTier,
     registry: &Registry,
     adapter: &Adapter,
-    can_leave: bool,
+    has_source: bool,
     stays: &[&str],
 ) -> Result<()> {
     let gate = |site: usize, row: &mut [f32]| {
@@ -61,7 +61,8 @@ fn store(
         need: registry.need(adapter.max_rank, adapter.dtypes[0]),
         info: info(),
         generation: None,
-        can_leave,
+        has_source,
+        gate_changes: 0,
     };
     host.insert(&adapter.name, hosted);
     Ok(())
@@ -137,14 +138,33 @@ fn what_was_published_is_noted() {
     store(&host, &registry(1), &adapter("a", 1, 0), true, &[]).unwrap();
     let mut fitted = info();
     fitted.gate = GateKind::Fitted;
-    host.published("a", &fitted, 7, false);
-    host.published("a", &fitted, 8, true);
+    host.published("a", &fitted, 8);
     let hosted = host.get("a").unwrap();
     assert_eq!((hosted.info.gate, hosted.generation), (GateKind::Fitted, Some(8)));
-    assert!(!hosted.can_leave, "its rows are nowhere else");
+    assert!(!hosted.can_leave(), "its rows are nowhere else");
     drop(hosted);
     assert!(host.forget("a") && !host.forget("a") && host.get("a").is_none());
     assert_eq!(host.stats().free, host.stats().total);
+}
+
+#[test]
+fn new_gates_are_another_state_and_stay() {
+    let (host, registry) = (HostTier::new(2 * BLOCK_ALIGN).unwrap(), registry(4));
+    store(&host, &registry, &adapter("a", 1, 0), true, &[]).unwrap();
+    let before = host.get("a").unwrap();
+    assert!(before.is(&host.get("a").unwrap()));
+    host.set_gates("a", &before, GateKind::Fitted, true, |_, row| {
+        row.fill(9.0);
+        GateForm::default()
+    });
+    let after = host.get("a").unwrap();
+    assert!(!after.is(&before), "who was copying it finds out");
+    let mut row = [0.0; 40];
+    assert_eq!(after.packed.gate(0, &mut row), GateForm::default());
+    assert_eq!((row, after.info.gate), ([9.0; 40], GateKind::Fitted));
+    drop((before, after));
+    let refused = store(&host, &registry, &adapter("b", 1, 0), true, &[]);
+    assert!(refused.is_err(), "its rows are nowhere else");
 }
 
 #[derive(Debug, Clone)]

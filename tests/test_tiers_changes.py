@@ -1,0 +1,140 @@
+"""Loads, reloads and new gates of adapters that may be on the device or not."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+from meteora_rs import Auto, Meteora
+from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError
+from meteora_rs.handle.gate_change import GateChange
+from meteora_rs.tiers import Tiers
+from meteora_rs.tiers.turn import Turn
+from tiers_case import NAMES, alone, attached, by, live
+from tiny import adapter, equal, gate_rows
+from transformers import PreTrainedModel
+
+
+def test_loading_makes_room_and_leaves_a_copy(tiered: Meteora, model: PreTrainedModel) -> None:
+    tiered.prefetch(["a", "b"])
+    record = tiered.load_adapter(adapter(model, 4, seed=9), "new", gate="none")
+    assert record.tier == "device" and live(tiered) == {"b", "new"}
+    new = by(tiered, "new")
+    tiered.prefetch(["c", "d"])
+    assert equal(by(tiered, "new"), new)
+    with pytest.raises(AdapterInUseError, match="registered under this name"):
+        tiered.load_adapter(adapter(model, 4), "a")
+    with pytest.raises(AdapterInUseError, match="has this name"):
+        tiered.register_adapter(adapter(model, 4), "new")
+
+
+def test_reloading_what_rests_changes_the_hosts_copy(tiered: Meteora, model: PreTrainedModel) -> None:
+    changed = adapter(model, 4, seed=4)
+    assert tiered.reload_adapter("a", changed).tier == "host"
+    assert live(tiered) == set()
+    assert equal(by(tiered, "a"), alone("e"))
+    tiered.reload_adapter("a", adapter(model, 4, seed=3))
+    tiered.prefetch(["b", "c"])
+    assert equal(by(tiered, "a"), alone("d"))
+    generation = tiered.adapter("a").generation
+    tiered.prefetch(["b", "c"])
+    with pytest.raises(AdapterInUseError, match="generation"):
+        tiered.reload_adapter("a", changed, if_generation=generation)
+
+
+def test_reloading_what_rests_keeps_given_gates(tiered: Meteora, model: PreTrainedModel) -> None:
+    tiered.prefetch(["a"])
+    rows = gate_rows(tiered, 5)
+    tiered.set_gates({"a": rows})
+    tiered.prefetch(["b", "c"])
+    tiered.reload_adapter("a", adapter(model, 4, seed=4))
+    tiered.prefetch(["a"])
+    assert tiered.adapter("a").gate == "fitted"
+    assert all(equal(tiered.gate_rows()["a"][path][0], row) for path, (row, _) in rows.items())
+
+
+def test_gates_that_were_changed_come_home_with_it(tiered: Meteora) -> None:
+    tiered.prefetch(["a", "b"])
+    rows = {"a": gate_rows(tiered, 0), "b": gate_rows(tiered, 1)}
+    tiered.set_gates(rows)
+    tiered.prefetch(["c", "d"])
+    assert live(tiered) == {"c", "d"}
+    assert equal(by(tiered, Auto(only=["a", "b"])), alone(Auto(only=["a", "b"]), gates=True))
+    kept = tiered.gate_rows()
+    for name, each in rows.items():
+        for path, (row, bias) in each.items():
+            assert equal(kept[name][path][0], row) and kept[name][path][1] == pytest.approx(bias)
+    assert [record.gate for record in tiered.adapters()] == ["fitted", "fitted"]
+
+
+FITTED = Auto(only=["a", "c"])
+
+
+def fit(tiered: Meteora, names: str) -> None:
+    tiered.set_gates({name: gate_rows(tiered, NAMES.index(name)) for name in names})
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_new_gates_wherever_they_are(tiered: Meteora, running: bool) -> None:
+    tiered.prefetch(["b"])
+    with tiered.routing("b") if running else nullcontext():
+        fit(tiered, "abcde")
+    assert live(tiered) == {"b"}
+    assert {record.gate for record in tiered.registered_adapters()} == {"fitted"}
+    assert equal(by(tiered, FITTED), alone(FITTED, gates=True))
+
+
+def test_new_gates_are_for_all_or_none(tiered: Meteora) -> None:
+    tiered.prefetch(["a"])
+    with tiered.routing("a"):
+        tiered.prefetch(["b"])  # no free slot is left, and the running request keeps "a" in its own
+        with pytest.raises(AdapterInUseError, match="running requests hold its gate rows"):
+            fit(tiered, "ac")
+    assert {record.gate for record in tiered.registered_adapters()} == {"arrow"}
+    with pytest.raises(AdapterNotFoundError, match="nobody"):
+        tiered.set_gates({"c": gate_rows(tiered, 2), "nobody": gate_rows(tiered, 2)})
+
+
+def test_one_that_comes_while_its_gates_change(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    meteora = attached(model, slots=4)
+    for seed, name in enumerate(NAMES):
+        meteora.register_adapter(adapter(model, 4, seed=seed), name)
+    write, comes = GateChange._write, iter([["c"]])
+
+    def written(change: GateChange, reservation: Any) -> Any:
+        meteora.prefetch(next(comes, []))
+        return write(change, reservation)
+
+    monkeypatch.setattr(GateChange, "_write", written)
+    with meteora.routing("b"):  # so that new rows take a slot of their own, and are written outside all locks
+        fit(meteora, "abc")
+    assert live(meteora) == {"b", "c"}
+    assert equal(by(meteora, FITTED), alone(FITTED, gates=True))
+
+
+def test_gates_that_change_while_it_comes(tiered: Meteora, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_room, changes = Turn.make_room, iter(["ac"])
+
+    def made(turn: Turn, make: Any) -> Any:
+        made = make_room(turn, make)
+        fit(tiered, next(changes, ""))
+        return made
+
+    monkeypatch.setattr(Turn, "make_room", made)
+    assert equal(by(tiered, FITTED), alone(FITTED, gates=True))
+
+
+def test_gates_that_change_while_it_is_reloaded(tiered: Meteora, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit(tiered, "bd")
+    pack, changes = Tiers.pack, iter(["ac"])
+
+    def packed(tiers: Tiers, *args: Any) -> Any:
+        copy = pack(tiers, *args)
+        fit(tiered, next(changes, ""))
+        return copy
+
+    tiered.set_gates({name: gate_rows(tiered, 9) for name in "ac"})
+    monkeypatch.setattr(Tiers, "pack", packed)
+    tiered.reload_adapter("a", adapter(tiered.model, 4, seed=0))
+    assert equal(by(tiered, FITTED), alone(FITTED, gates=True))

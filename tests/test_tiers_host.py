@@ -1,0 +1,46 @@
+"""The host tier: its budget, and what is read again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from meteora_rs.errors import AdapterFormatError, CapacityError
+from tiers_case import NAMES, alone, attached, by, size_of_one
+from tiny import adapter, equal, write
+from transformers import PreTrainedModel
+
+
+def test_the_hosts_budget_is_hard(model: PreTrainedModel, tmp_path: Path) -> None:
+    one = size_of_one(model, tmp_path)
+    meteora = attached(model, slots=1, host_bytes=2 * one)
+    folders = {n: write(adapter(model, 4, seed=s), tmp_path / n) for s, n in enumerate(NAMES)}
+    for name in ("a", "b", "c"):
+        meteora.register_adapter(folders[name], name)
+    host = meteora.stats().tiers["host"]
+    assert host.touched == host.reserved == 2 * one and set(host.adapters) == {"b", "c"}
+    tiers = {record.name: record.tier for record in meteora.registered_adapters()}
+    assert tiers == {"a": "disk", "b": "host", "c": "host"}
+    assert equal(by(meteora, "a"), alone("a"))  # read again; "b" went for it
+    memory = adapter(model, 4, seed=3)
+    meteora.register_adapter(memory, "d")
+    with pytest.raises(CapacityError, match=r"needs .* host bytes, free 0 of .* raise host_bytes"):
+        meteora.register_adapter(memory, "e")
+    assert not meteora.stats().tiers["host"].adapters.keys() - {"a", "d"}
+    assert equal(by(meteora, "d"), alone("d"))
+    assert equal(by(meteora, "b"), alone("b"))  # "a" rests now, and goes to disk for it
+
+
+def test_files_that_changed_are_never_served_as_the_old_adapter(model: PreTrainedModel, tmp_path: Path) -> None:
+    one = size_of_one(model, tmp_path)
+    meteora = attached(model, slots=1, host_bytes=one)
+    for seed, name in enumerate(("a", "b")):
+        meteora.register_adapter(write(adapter(model, 4, seed=seed), tmp_path / name), name)
+    write(adapter(model, 4, seed=2), tmp_path / "a")
+    with pytest.raises(AdapterFormatError, match="'a': its files have changed since it was registered"):
+        by(meteora, "a")
+    meteora.reload_adapter("a", tmp_path / "a")
+    assert equal(by(meteora, "a"), alone("c"))
+    (tmp_path / "b" / "adapter_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError):
+        by(meteora, "b")
