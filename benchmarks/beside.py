@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -130,11 +131,20 @@ def summary(scene: Scene, base: Scene) -> dict[str, Any]:
         "ratio_max": round(max(rounds), 4),
         "p99_ms": round(_p99(scene.steps), 3),
         "p99_more_ms": round(_p99(scene.steps) - _p99(base.steps), 3),
+        "p99_more_interval_ms": interval(scene.steps, base.steps),
         "worst_ms": round(max(scene.steps), 3),
         "failed_steps": scene.failed,
         "against": scene.against,
         **({"acts": len(scene.acts), "act_ms": round(statistics.median(scene.acts), 3)} if scene.acts else {}),
     }
+
+
+def interval(steps: list[float], base: list[float], draws: int = 400) -> tuple[float, float]:
+    """Between which two 95 of 100 differences of the p99 lie, if the steps are drawn anew (bootstrap)."""
+    random = Random(0)
+    again = lambda values: _p99(random.choices(values, k=len(values)))  # noqa: E731
+    differences = statistics.quantiles((again(steps) - again(base) for _ in range(draws)), n=40)
+    return round(differences[0], 3), round(differences[-1], 3)
 
 
 def _p99(values: list[float]) -> float:

@@ -22,17 +22,20 @@ from peft.utils.hotswap import hotswap_adapter
 from benchmarks import models
 from benchmarks.__main__ import HERE, machine
 from benchmarks.beside import Scene, beside, busy_core, come_and_go, every_second, spin
+from benchmarks.crowd import crowd
 from benchmarks.random_adapters import write_adapters
 from benchmarks.stages import first_token, timed, warm_load
 from benchmarks.timing import PREFILL, PROMPT, Variant
 
 RANK = 16
 SLOTS = 8
+HOST_BYTES = 1 << 28
 
 
-def attached(base: Any, adapters: list[Path]) -> meteora_rs.Meteora:
+def attached(base: Any, adapters: list[Path], host_bytes: int = 0) -> meteora_rs.Meteora:
     """A twin with half of its slots taken and the other half free."""
-    meteora = meteora_rs.attach(models.twin(base), MeteoraConfig(max_adapters=SLOTS, pool_rank=RANK * SLOTS))
+    config = MeteoraConfig(max_adapters=SLOTS, pool_rank=RANK * SLOTS, host_bytes=host_bytes)
+    meteora = meteora_rs.attach(models.twin(base), config)
     for path in adapters[: SLOTS // 2]:
         meteora.load_adapter(path, path.name, gate="arrow")
     return meteora
@@ -49,7 +52,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         os.sync()
         meteora = attached(base, paths)
         results["load"] = warm_load(meteora, paths[-1])
-        results["first token"] = first_token(meteora, paths[SLOTS // 2 :], tokens[:, :PROMPT])
+        tiered = attached(base, paths, HOST_BYTES)
+        results["first token"] = first_token(meteora, tiered, paths[SLOTS // 2 :], tokens[:, :PROMPT])
+        tiered.detach()
 
         ours = Variant(meteora.model)
         load_ms = statistics.median(timed(lambda: come_and_go(meteora, paths[-1])) for _ in range(9))
@@ -75,21 +80,32 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             scenes["PEFT, load_adapter and delete_adapter"] = Scene(peft, "PEFT alone", every_second(load_and_delete))
             scenes["PEFT, hotswap"] = Scene(peft, "PEFT alone", every_second(swap))
         results["beside"] = beside(scenes, args.rounds, tokens)
+        meteora.detach()
+    few = 10 if args.quick else 1
+    results["crowd"] = crowd(base, tokens, 1000 // few, args.requests // few)
     return results
 
 
 def show(results: dict[str, Any]) -> None:
     """Print the tables."""
-    for section in ("load", "first token"):
+    crowd = results["crowd"]
+    sections = {
+        "load": results["load"],
+        "first token": results["first token"],
+        "zipf": {name: crowd[name] for name in ("hits", "zipf")},
+        "by number registered": crowd["look-ups"],
+    }
+    for section, rows in sections.items():
         print(f"\n{section}")
-        for name, row in results[section].items():
-            print(f"  {name:14} {row}")
-    print("\ndecode beside                              ms   ratio (rounds)            p99   more   worst    one act")
+        for name, row in rows.items():
+            print(f"  {name!s:14} {row}")
+    print(f"\n{'decode beside':40} {'ms':>6}   ratio (rounds)             p99   more (95%)            worst    one act")
     for name, row in results["beside"].items():
-        act = f"{row['act_ms']:7.1f} ms" if "act_ms" in row else ""
+        low, high = row["p99_more_interval_ms"]
         print(
             f"  {name:38} {row['ms']:6.2f}   {row['ratio']:.3f} ({row['ratio_min']:.3f} to {row['ratio_max']:.3f})"
-            f"   {row['p99_ms']:6.2f} {row['p99_more_ms']:+6.2f}  {row['worst_ms']:6.1f} {act}"
+            f"   {row['p99_ms']:6.2f} {row['p99_more_ms']:+6.2f} ({low:+6.2f} to {high:+6.2f}) {row['worst_ms']:6.1f}"
+            + (f"  {row['act_ms']:7.1f} ms" if "act_ms" in row else "")
             + (f"  {row['failed_steps']} steps failed" if row["failed_steps"] else "")
         )
 
@@ -99,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hot", description=__doc__)
     parser.add_argument("--threads", type=int, default=1, help="torch's; the other core is the loader's")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=100, help="of the Zipf run")
     parser.add_argument("--no-peers", dest="peers", action="store_false")
     parser.add_argument("--quick", action="store_true", help="two rounds, results kept out of git")
     args = parser.parse_args()

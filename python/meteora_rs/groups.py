@@ -9,12 +9,13 @@ from meteora_rs import _native
 from meteora_rs.site import Site
 
 
-@dataclass(frozen=True)
+@dataclass
 class InputGroup:
     """Sites with one input (q, k, v; gate, up; or one site alone), leader first."""
 
     sites: list[Site]
     _unequal: set[int] = field(default_factory=set)
+    _shares: bool = False
 
     @property
     def leader(self) -> Site:
@@ -36,8 +37,10 @@ class InputGroup:
         if readable is not None:
             self._unequal.intersection_update(readable)
         shares = not self._unequal
-        for site in self.sites:
-            site.kernel.shares_gate = shares
+        if shares != self._shares:  # each load asks twice, and seldom has anything changed
+            self._shares = shares
+            for site in self.sites:
+                site.kernel.shares_gate = shares
 
 
 def equal_gates(groups: Sequence[InputGroup], slot: int) -> list[bool]:

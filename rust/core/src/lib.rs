@@ -18,6 +18,7 @@ pub mod rows;
 pub mod snapshot;
 mod sync;
 pub mod tiers;
+mod transpose;
 
 pub use dtype::DType;
 pub use error::{Error, Result};

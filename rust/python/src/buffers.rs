@@ -169,16 +169,15 @@ impl Buffers {
     }
 
     /// The bytes of a slot's row and bias, and its sign.
-    fn gate_of(&self, slot: usize) -> Result<(Vec<u8>, Vec<u8>, bool), CudaError> {
+    fn gate_of(&self, slot: usize) -> Result<(Vec<u8>, [u8; 4], bool), CudaError> {
         let width = self.sizes.in_features;
         let mut writer = self.memory.writer()?;
+        let (mut row, mut bias) = (vec![0; 4 * width], [0; 4]);
         // SAFETY: row `slot` of each buffer, which only a writer changes, and there is one at a time.
-        let (row, bias) = unsafe {
-            (
-                writer.read(self.gate + 4 * slot * width, 4 * width)?,
-                writer.read(self.gate_bias + 4 * slot, 4)?,
-            )
-        };
+        unsafe {
+            writer.read(self.gate + 4 * slot * width, &mut row)?;
+            writer.read(self.gate_bias + 4 * slot, &mut bias)?;
+        }
         Ok((row, bias, self.entry(&mut writer, slot)?.sign_free()))
     }
 
@@ -188,8 +187,9 @@ impl Buffers {
     }
 
     fn entry(&self, writer: &mut Writer, slot: usize) -> Result<TableEntry, CudaError> {
+        let mut bytes = [0; size_of::<TableEntry>()];
         // SAFETY: inside the table, which only a writer changes, and there is one at a time.
-        let bytes = unsafe { writer.read(self.entry_at(slot), size_of::<TableEntry>())? };
+        unsafe { writer.read(self.entry_at(slot), &mut bytes)? };
         // SAFETY: the bytes of an entry, of which any are valid.
         Ok(unsafe { bytes.as_ptr().cast::<TableEntry>().read_unaligned() })
     }

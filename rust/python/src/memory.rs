@@ -56,20 +56,21 @@ impl Writer {
         Ok(())
     }
 
-    /// The `len` bytes at `from`, with all that this has written.
+    /// Fills `bytes` with those at `from`, with all that this has written.
     ///
     /// # Safety
-    /// `len` bytes of this memory begin at `from`, and nobody writes them meanwhile.
-    pub unsafe fn read(&mut self, from: usize, len: usize) -> Result<Vec<u8>, CudaError> {
-        let mut bytes = vec![0; len];
+    /// As many bytes of this memory begin at `from`, and nobody writes them meanwhile.
+    pub unsafe fn read(&mut self, from: usize, bytes: &mut [u8]) -> Result<(), CudaError> {
         // SAFETY: the caller's promise.
         unsafe {
             match self {
-                Writer::Host => bytes.copy_from_slice(std::slice::from_raw_parts(from as *const u8, len)),
-                Writer::Device(upload) => upload.read(from, &mut bytes)?,
+                Writer::Host => {
+                    bytes.copy_from_slice(std::slice::from_raw_parts(from as *const u8, bytes.len()))
+                }
+                Writer::Device(upload) => upload.read(from, bytes)?,
             }
         }
-        Ok(bytes)
+        Ok(())
     }
 
     /// Waits until all writes are done.

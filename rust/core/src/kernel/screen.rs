@@ -49,7 +49,9 @@ pub fn write_screen(row: &[f32], bias: f32, sign_free: bool, out: &mut [u8]) {
     let largest = row.iter().fold(0.0f32, |most, v| most.max(v.abs()));
     let scale = largest / 127.0;
     let (mut error, mut largest_error, mut norm) = (0.0f64, 0.0f64, 0.0f64);
-    for (&value, out) in row.iter().zip(&mut *elements) {
+    // A row of zeros, as adapters without a gate have, is all zeros already.
+    let row_of = if largest > 0.0 { row } else { &[] };
+    for (&value, out) in row_of.iter().zip(&mut *elements) {
         let code = if scale > 0.0 {
             (value / scale).round().clamp(-127.0, 127.0)
         } else {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::contents::Contents;
 use super::folder::Root;
 use crate::dtype::DType;
 
@@ -68,8 +69,7 @@ pub struct TensorBytes {
 
 /// What owns bytes.
 pub(crate) enum Store {
-    /// A file's contents, in memory of its own from the system.
-    Read(memmap2::MmapMut),
+    Read(Contents),
     Heap(Vec<u8>),
 }
 

@@ -8,8 +8,7 @@ use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use memmap2::{MmapMut, MmapOptions};
-
+use super::contents::Contents;
 use super::folder::{io_error, Folder, Opened};
 use super::Context;
 use crate::error::{Error, Result};
@@ -42,13 +41,13 @@ fn open(folder: &Folder<'_>, name: &str, context: &Context, limit: u64) -> Resul
 
 /// A file that is being read, from one state of it: the head first, so that a file which makes no sense costs no more.
 ///
-/// The memory is the file's length at once, and takes place as it is filled.
+/// The memory has the file's length at once, and takes place as it is filled.
 pub(crate) struct Reading<'a> {
     file: File,
     path: PathBuf,
     context: &'a Context,
     before: Stamp,
-    contents: MmapMut,
+    contents: Contents,
     read: usize,
 }
 
@@ -67,7 +66,7 @@ impl<'a> Reading<'a> {
         let metadata = file.metadata().map_err(failed)?;
         let length = usize::try_from(metadata.len().min(limit));
         let length = length.map_err(|_| failed(ErrorKind::OutOfMemory.into()))?;
-        let contents = MmapOptions::new().len(length).map_anon().map_err(failed)?;
+        let contents = Contents::new(length).map_err(failed)?;
         Ok(Reading {
             file,
             path,
@@ -78,7 +77,7 @@ impl<'a> Reading<'a> {
         })
     }
 
-    /// The file's whole length, the first `bytes` of which are what it says; the rest may still be zeros.
+    /// The file's whole length, the first `bytes` of which are what it says; the rest may be anything yet.
     ///
     /// Errors: [`Error::AdapterFormat`] if it has become shorter; [`Error::Io`].
     pub(crate) fn head(&mut self, bytes: u64) -> Result<&[u8]> {
@@ -96,7 +95,7 @@ impl<'a> Reading<'a> {
     /// All of it, and the stamp of its state.
     ///
     /// Errors: [`Error::AdapterFormat`] if it was written to since it was opened; [`Error::Io`].
-    pub(crate) fn finish(mut self) -> Result<(MmapMut, Stamp)> {
+    pub(crate) fn finish(mut self) -> Result<(Contents, Stamp)> {
         self.head(u64::MAX)?;
         let metadata = self
             .file
@@ -115,7 +114,7 @@ pub(crate) fn read(
     name: &str,
     context: &Context,
     limit: u64,
-) -> Result<(MmapMut, Stamp)> {
+) -> Result<(Contents, Stamp)> {
     Reading::open(folder, name, context, limit)?.finish()
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use safetensors::SafeTensors;
 
-use super::json::{check_depth, Json};
+use super::json::{check_depth, check_keys};
 use super::limits::Limits;
 use super::Context;
 use crate::error::Result;
@@ -63,7 +63,7 @@ pub(crate) fn parse(file: &[u8], limits: &Limits, context: &Context) -> Result<V
     })?;
     let names = metadata.offset_keys();
     limits.check(names.len(), 0, context)?;
-    Json::parse(header, limits.max_json_depth).map_err(not_json)?;
+    check_keys(header).map_err(not_json)?;
 
     let start = PREFIX + header.len();
     let mut entries = Vec::new();

@@ -2,6 +2,7 @@
 
 pub mod adapter;
 mod config;
+mod contents;
 mod file;
 mod folder;
 mod header;

@@ -49,6 +49,14 @@ impl<K: Clone + Eq + Hash> Lru<K> {
         self.turns.contains_key(key)
     }
 
+    /// When the key was used last: the larger the later; none if it is not there, which is before any.
+    pub fn turn<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<u64>
+    where
+        K: Borrow<Q>,
+    {
+        self.turns.get(key).copied()
+    }
+
     /// The keys, the one that was not used for longest first.
     pub fn coldest_first(&self) -> impl Iterator<Item = &K> {
         self.order.values()

@@ -1,6 +1,5 @@
 //! Who is on the device, and who goes when others are wanted.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::lru::Lru;
@@ -115,12 +114,6 @@ impl Residency {
 
     fn victim(&self, registry: &Registry, stays: impl Fn(&str) -> bool) -> Option<Victim> {
         let state = self.lock();
-        let turns: HashMap<&str, usize> = state
-            .order
-            .coldest_first()
-            .enumerate()
-            .map(|(turn, name)| (&**name, turn + 1))
-            .collect();
         registry
             .residents()
             .into_iter()
@@ -128,10 +121,8 @@ impl Residency {
             .map(|(record, held)| Victim { record, held })
             // A name that nobody has asked for yet is older than any.
             .min_by_key(|victim| {
-                (
-                    victim.held,
-                    turns.get(victim.record.name.as_str()).copied().unwrap_or(0),
-                )
+                let turn = state.order.turn(victim.record.name.as_str());
+                (victim.held, turn)
             })
     }
 
