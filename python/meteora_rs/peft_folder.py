@@ -21,11 +21,22 @@ if TYPE_CHECKING:
 def write_peft_folder(meteora: Meteora, record: AdapterRecord, folder: Path) -> str:
     """Write `adapter_config.json` and `adapter_model.safetensors` from the pools; returns the latter's SHA-256.
 
-    The weights are those that are served, bit for bit and in their own dtype; ranks and scalings that differ by
-    site become `rank_pattern` and `alpha_pattern`.
-
     Raises:
         OSError: the folder can't be written.
+    """
+    config, tensors = peft_parts(meteora, record)
+    folder.mkdir(parents=True)
+    weights = folder / "adapter_model.safetensors"
+    save_tensors(tensors, weights, metadata={"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def peft_parts(meteora: Meteora, record: AdapterRecord) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config and the tensors of a live adapter.
+
+    The weights are those that are served, bit for bit and in their own dtype; ranks and scalings that differ by
+    site become `rank_pattern` and `alpha_pattern`.
     """
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
@@ -41,11 +52,7 @@ def write_peft_folder(meteora: Meteora, record: AdapterRecord, folder: Path) -> 
         ranks[site.path] = entry.rank
         # scaling = alpha / r in float32; a double holds scaling · r exactly, so reading it back gives the same.
         alphas[site.path] = entry.scaling * entry.rank
-    folder.mkdir(parents=True)
-    weights = folder / "adapter_model.safetensors"
-    save_tensors(tensors, weights, metadata={"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(_config(ranks, alphas), indent=1) + "\n")
-    return hashlib.sha256(weights.read_bytes()).hexdigest()
+    return _config(ranks, alphas), tensors
 
 
 def _config(ranks: dict[str, int], alphas: dict[str, float]) -> dict[str, Any]:

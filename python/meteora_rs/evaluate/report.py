@@ -42,7 +42,8 @@ class TaskResult:
             parts of accuracy (parts scored by BLEU have none), and `attempted`, the mean number of answers.
         scores: by variant, then metric.
         differences: the first metric's, variant less reference variant, on the same resamples.
-        losses: nats a token of the wanted responses, if they were asked for.
+        ratios: the first metric's, variant to reference variant, on the same resamples.
+        losses: nats a token of the wanted responses, mean over items, if they were asked for.
         served: for variants whose gates choose, by weight over all sites and the answers' tokens.
         parts: of a composite task, by variant, then part.
         along: of a composite task, by variant: who leads the tokens in each twentieth of the answers' length.
@@ -53,6 +54,7 @@ class TaskResult:
     metrics: tuple[str, ...]
     scores: dict[str, dict[str, Score]]
     differences: dict[str, Score] = field(default_factory=dict)
+    ratios: dict[str, Score] = field(default_factory=dict)
     losses: dict[str, Score] = field(default_factory=dict)
     served: dict[str, Shares] = field(default_factory=dict)
     parts: dict[str, dict[str, PartResult]] = field(default_factory=dict)
