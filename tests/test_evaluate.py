@@ -267,6 +267,26 @@ def test_the_files(attached: Meteora, tokenizer: Any, tmp_path: Path) -> None:
     assert not re.search(r"\bnan\b", text)
 
 
+def test_a_composite_answer_may_not_end_early(
+    attached: Meteora, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MeteoraError, match="no line break"):
+        answer_batch(attached, tokenizer, PROMPTS[:1], "math", 4, questions=2)
+    monkeypatch.setattr("meteora_rs.evaluate.generate._line_break", lambda tokenizer: 9)
+    (item, *_) = task(attached, tokenizer, "math", "math").items
+    end = tokenizer(item.response)["input_ids"][0]  # a token that was said ends an answer now
+    attached.model.generation_config.eos_token_id = end  # type: ignore[union-attr]
+    (ended,) = answer_batch(attached, tokenizer, [item.prompt], "math", 4)
+    (whole,) = answer_batch(attached, tokenizer, [item.prompt], "math", 4, questions=2)
+    assert ended.tokens < whole.tokens == 4
+    items = (Item(item.prompt, "two@@@@\nthree"),)
+    for complete, tokens in ((False, ended.tokens), (True, 4)):
+        tasks = [Task("both", items, ("1", "2"), ("exact",))]
+        run(attached, tokenizer, tasks, tmp_path, variants={"math": "math"}, complete=complete, max_new_tokens=2)
+        lines = (tmp_path / "answers/math.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1])["tokens"] == tokens
+
+
 def test_composite_answers_are_split_and_traced(tmp_path: Path) -> None:
     items = (Item("a", "red@@@@\nblue@@@@\nYes. It is"), Item("b", "green@@@@\nwhite@@@@\nNo. It is not"))
     task = Task("composite_3", items, ("logical_deduction", "question_selection", "strategyqa"))

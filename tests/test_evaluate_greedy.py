@@ -18,7 +18,8 @@ LIMIT = 8
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return AutoModelForCausalLM.from_pretrained(save_model(tmp_path_factory.mktemp("model"))).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(save_model(tmp_path_factory.mktemp("model")))
+    return model.eval()
 
 
 def alone(model: Any, prompt: Sequence[int]) -> list[int]:
@@ -47,6 +48,18 @@ def test_rows_end_at_different_times(model: Any) -> None:
     assert passes[0] == [0, 1, 2, 3] and len(passes[-1]) < 4
     assert Batch(model, PROMPTS).answers(1, set()) == [each[:1] for each in wanted]
     assert Batch(model, PROMPTS[:1]).answers(LIMIT, {wanted[0][0]}) == [[]]
+
+
+@torch.no_grad()
+def test_an_end_that_comes_too_early(model: Any) -> None:
+    first = {alone(model, prompt)[0] for prompt in PROMPTS}
+
+    def instead(said: list[int]) -> int | None:
+        return None if said else 9
+
+    answers = Batch(model, PROMPTS).answers(3, first, instead)
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        assert answer == [9, *until(alone(model, [*prompt, 9]), first)][:3]
 
 
 @torch.no_grad()

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from meteora_rs.errors import MeteoraError
 from meteora_rs.loss import encode_pair, evaluating
 from meteora_rs.pieces import decode_pieces
 from meteora_rs.routes import BASE, Auto, Route
 
+from .composite import has_begun
 from .greedy import Batch
 
 if TYPE_CHECKING:
@@ -53,16 +55,26 @@ def answer_batch(
     *,
     top_k: int | None = None,
     responses: Sequence[str] = (),
+    questions: int = 0,
 ) -> list[Answer]:
     """Answer prompts with at most `max_new_tokens` tokens each, under one route, which has another `top_k` if given.
 
-    With `responses`, one for each prompt, also the loss on them: prompts are then read once for both.
+    With `responses`, one for each prompt, also the loss on them: prompts are then read once for both. With `questions`
+    an end before the number of the last question has come is read as a line break.
 
     Raises:
         AdapterNotFoundError, RouteError: as `Meteora.routing`.
+        MeteoraError: `questions`, and the tokenizer has no line break.
     """
     model: Any = meteora.model
     ends = _end_tokens(model, tokenizer)
+    instead = None
+    if questions:
+        line_break = _line_break(tokenizer)
+
+        def instead(said: list[int]) -> int | None:
+            return None if has_begun(tokenizer.decode(said), questions) else line_break
+
     served = Served(meteora) if isinstance(route, Auto) else None
     with evaluating(model), meteora.routing(route, top_k=top_k):
         encoded = [list(tokenizer(prompt)["input_ids"]) for prompt in prompts]
@@ -70,7 +82,7 @@ def answer_batch(
         losses: Sequence[tuple[float, int] | None] = [None] * len(prompts)
         if responses:
             losses = batch.losses([encode_pair(tokenizer, ("", response))[1] for response in responses])
-        found = batch.answers(max_new_tokens, ends)
+        found = batch.answers(max_new_tokens, ends, instead)
     answers = []
     for row, ids in enumerate(found):
         pieces = decode_pieces(tokenizer, ids)
@@ -82,6 +94,13 @@ def answer_batch(
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
     ends = getattr(model.generation_config, "eos_token_id", None)
     return {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+
+
+def _line_break(tokenizer: Any) -> int:
+    ids = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise MeteoraError("the tokenizer has no line break, so answers can't be made complete")
+    return int(ids[-1])
 
 
 class Served:

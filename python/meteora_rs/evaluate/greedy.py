@@ -19,6 +19,7 @@ STAYS = 0.75
 """Rows that have ended leave the batch once only this share of it goes on: it costs a copy of the others' cache."""
 
 
+Instead = Callable[[list[int]], int | None]
 Watch = Callable[[Sequence[int]], AbstractContextManager[Any]]
 
 
@@ -69,16 +70,24 @@ class Batch:
                 found[row] = (float(nats[place, : lengths[row]].sum()), lengths[row])
         return [found[row] for row in range(len(responses))]
 
-    def answers(self, limit: int, ends: Collection[int]) -> list[list[int]]:
-        """At most `limit` tokens for each prompt, without the one of `ends` that ends it; uses the batch up."""
+    def answers(self, limit: int, ends: Collection[int], instead: Instead | None = None) -> list[list[int]]:
+        """At most `limit` tokens for each prompt, without the one of `ends` that ends it; uses the batch up.
+
+        `instead`: the token that is said in place of an end after these tokens, or None: it ends there.
+        """
         found: list[list[int]] = [[] for _ in self.rows]
         goes_on = list(self.rows)
         for step in range(1, limit + 1):
             tokens = self._logits.argmax(-1).tolist()
             said = dict(zip(self.rows, tokens, strict=True))
-            goes_on = [row for row in goes_on if said[row] not in ends]
             for row in goes_on:
-                found[row].append(said[row])
+                token: int | None = said[row]
+                if token in ends:
+                    token = instead(found[row]) if instead else None
+                if token is not None:
+                    said[row] = token
+                    found[row].append(token)
+            goes_on = [row for row in goes_on if len(found[row]) == step]
             if not goes_on or step == limit:
                 break
             if len(goes_on) <= STAYS * len(self.rows):

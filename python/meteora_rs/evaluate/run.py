@@ -40,6 +40,7 @@ def evaluate(
     task_max_new_tokens: Mapping[str, int] | None = None,
     batch_tokens: int = 4096,
     loss: bool = False,
+    complete: bool = False,
     resamples: int = 1000,
     seed: int = 0,
     progress: bool = True,
@@ -59,6 +60,8 @@ def evaluate(
         task_max_new_tokens: for a whole answer, for the tasks that it names.
         batch_tokens: prompts and answers of a batch take at most so many together.
         loss: also the language-model loss on the responses of tasks that are not composite.
+        complete: an answer to a composite can't end before its last question's number has come: an end before is read
+            as a line break, in all variants alike. For adapters that have learnt to stop after one answer.
         resamples: for the bootstrap intervals; `seed` draws them.
 
     Raises:
@@ -89,7 +92,7 @@ def evaluate(
     limits = {task.name: max_new_tokens * max(1, len(task.parts)) for task in tasks} | dict(task_max_new_tokens or {})
     folder = Path(folder)
     files = {name: AnswerFile(folder / "answers", name, fingerprint(meteora, each)) for name, each in variants.items()}
-    work = Work(meteora, tokenizer, batch_tokens)
+    work = Work(meteora, tokenizer, batch_tokens, loss, complete)
     total = sum(len(task.items) for task in tasks for name in variants if (task.name, name) in routers)
     with tqdm(total=total, unit="answer", disable=not progress) as bar:
         for task in tasks:
@@ -97,10 +100,9 @@ def evaluate(
             for name, variant in variants.items():
                 if (task.name, name) in routers:
                     bar.set_description(f"{task.name}, {name}")
-                    with_loss = loss and not task.parts
-                    work.do(task, variant, routers[task.name, name], limit, files[name], with_loss, bar)
+                    work.do(task, variant, routers[task.name, name], limit, files[name], bar)
     answers = {
-        (task.name, name): [files[name].get(_key(task, item, limits[task.name])) for item in task.items]
+        (task.name, name): [files[name].get(work.key(task, item, limits[task.name])) for item in task.items]
         for task in tasks
         for name in variants
         if (task.name, name) in routers
@@ -124,28 +126,43 @@ def _check(meteora: Meteora, task: Task, variant: Variant, route: Router) -> Non
 class Work:
     """What is done for one task and variant: only what its file does not hold yet."""
 
-    def __init__(self, meteora: Meteora, tokenizer: Any, batch_tokens: int) -> None:
+    def __init__(self, meteora: Meteora, tokenizer: Any, batch_tokens: int, loss: bool, complete: bool) -> None:
         self._meteora = meteora
         self._tokenizer = tokenizer
         self._batch_tokens = batch_tokens
+        self._loss, self._complete = loss, complete
         self._fixed: dict[tuple[str, Route], Mapping[str, Any]] = {}  # what routes without gates have answered
 
-    def do(
-        self, task: Task, variant: Variant, route: Router, limit: int, file: AnswerFile, loss: bool, bar: tqdm[Any]
-    ) -> None:
-        """Answer the items; with `loss` also take the loss on their responses."""
-        items = {_key(task, item, limit): item for item in task.items}
+    def key(self, task: Task, item: Item, limit: int) -> str:
+        """What an answer is found by."""
+        # The task, too: the same prompt in another task has another adapter of its own.
+        rule = f"{limit} complete" if self._complete and task.parts else str(limit)
+        return hashlib.sha256(f"{task.name}\n{rule}\n{item.prompt}".encode()).hexdigest()[:20]
+
+    def do(self, task: Task, variant: Variant, route: Router, limit: int, file: AnswerFile, bar: tqdm[Any]) -> None:
+        """Answer the items, and take the loss on their responses if it is wanted."""
+        items = {self.key(task, item, limit): item for item in task.items}
         same = {key: self._fixed.get((key, route(item))) for key, item in items.items() if not file.get(key)}
         file.add([{**answer, "key": key} for key, answer in same.items() if answer])
         unanswered = {key: item for key, item in items.items() if "text" not in file.get(key)}
         bar.update(len(items) - len(unanswered))
+        loss = self._loss and not task.parts
+        questions = len(task.parts) if self._complete else 0
         top_k, arrow = (variant.top_k, variant.arrow) if isinstance(variant, Gates) else (None, False)
         with arrow_gates(self._meteora) if arrow else nullcontext():
             for each, keys in _by_route(unanswered, route).items():
-                self._answer(unanswered, keys, each, top_k, limit, file, loss, bar)
+                lengths = [len(self._tokenizer(items[key].prompt)["input_ids"]) + limit for key in keys]
+                for rows in packed(lengths, self._batch_tokens):
+                    batch = [keys[row] for row in rows]
+                    answers = answer_batch(
+                        self._meteora, self._tokenizer, [items[key].prompt for key in batch], each, limit, top_k=top_k,
+                        responses=[items[key].response for key in batch] if loss else (), questions=questions,
+                    )  # fmt: skip
+                    file.add([{"key": key, **answer.as_dict()} for key, answer in zip(batch, answers, strict=True)])
+                    bar.update(len(batch))
             unread = {key: item for key, item in items.items() if loss and "nats" not in file.get(key)}
             for each, keys in _by_route(unread, route).items():
-                pairs = [(unread[key].prompt, unread[key].response) for key in keys]
+                pairs = [(items[key].prompt, items[key].response) for key in keys]
                 found = response_losses(
                     self._meteora, self._tokenizer, pairs, each, top_k=top_k, batch_tokens=self._batch_tokens // 2
                 )
@@ -154,28 +171,9 @@ class Work:
             if not isinstance(route(item), Auto):
                 self._fixed[key, route(item)] = file.get(key)
 
-    def _answer(
-        self, items: Mapping[str, Item], keys: Sequence[str], route: Route, top_k: int | None, limit: int,
-        file: AnswerFile, loss: bool, bar: tqdm[Any],
-    ) -> None:  # fmt: skip
-        lengths = [len(self._tokenizer(items[key].prompt)["input_ids"]) + limit for key in keys]
-        for rows in packed(lengths, self._batch_tokens):
-            batch = [keys[row] for row in rows]
-            answers = answer_batch(
-                self._meteora, self._tokenizer, [items[key].prompt for key in batch], route, limit, top_k=top_k,
-                responses=[items[key].response for key in batch] if loss else (),
-            )  # fmt: skip
-            file.add([{"key": key, **answer.as_dict()} for key, answer in zip(batch, answers, strict=True)])
-            bar.update(len(batch))
-
 
 def _by_route(items: Mapping[str, Item], route: Router) -> dict[Route, list[str]]:
     found: dict[Route, list[str]] = {}
     for key, item in items.items():
         found.setdefault(route(item), []).append(key)
     return found
-
-
-def _key(task: Task, item: Item, limit: int) -> str:
-    # The task, too: the same prompt in another task has another adapter of its own.
-    return hashlib.sha256(f"{task.name}\n{limit}\n{item.prompt}".encode()).hexdigest()[:20]
