@@ -26,6 +26,7 @@ from meteora_rs import BASE, Meteora, MeteoraConfig, Mix
 from meteora_rs.cli.loading import load_model
 from meteora_rs.cli.texts import read_texts
 from meteora_rs.evaluate import OWN, Chosen, Gates, Report, Task, Variant, evaluate, read_tasks
+from meteora_rs.evaluate.report import Score
 
 from benchmarks.request_level import choose
 
@@ -62,12 +63,13 @@ def variants(names: Sequence[str], meteora: Meteora, tokenizer: Any, tasks: Sequ
     return {name: ways[name] for name in names}, right
 
 
+def numbers(scores: Mapping[str, Score]) -> dict[str, list[float]]:
+    """`[value, low, high]` of each, with 95% bootstrap intervals."""
+    return {name: [round(each, 4) for each in (s.value, s.low, s.high)] for name, s in scores.items()}
+
+
 def told(report: Report) -> dict[str, Any]:
-    """The report's numbers, by task and variant: `[value, low, high]` with 95% bootstrap intervals."""
-
-    def numbers(scores: Mapping[str, Any]) -> dict[str, list[float]]:
-        return {name: [round(each, 4) for each in (s.value, s.low, s.high)] for name, s in scores.items()}
-
+    """The report's numbers, by task and variant."""
     tasks = {
         task.name: {
             "items": task.items,

@@ -279,6 +279,7 @@ def test_a_composite_answer_may_not_end_early(
     (ended,) = answer_batch(attached, tokenizer, [item.prompt], "math", 4)
     (whole,) = answer_batch(attached, tokenizer, [item.prompt], "math", 4, questions=2)
     assert ended.tokens < whole.tokens == 4
+    assert whole.first_end == len(ended.text) and ended.first_end is None
     items = (Item(item.prompt, "two@@@@\nthree"),)
     for complete, tokens in ((False, ended.tokens), (True, 4)):
         tasks = [Task("both", items, ("1", "2"), ("exact",))]
@@ -292,7 +293,13 @@ def test_composite_answers_are_split_and_traced(tmp_path: Path) -> None:
     task = Task("composite_3", items, ("logical_deduction", "question_selection", "strategyqa"))
     served = [("math", 7), ("law", 9), ("__base__", 6)]
     records = [
-        {"text": "1. red\n2. black\n3. yes", "tokens": 9, "shares": {"math": 0.5, "law": 0.5}, "served": served},
+        {
+            "text": "1. red\n2. black\n3. yes",
+            "tokens": 9,
+            "shares": {"math": 0.5, "law": 0.5},
+            "served": served,
+            "first_end": 6,
+        },
         {"text": "1. Green\n3. it is", "tokens": 6, "shares": {"math": 1.0}, "served": [("math", 17)]},
     ]
     plain = [{**record, "text": "", "served": []} for record in records]
@@ -302,7 +309,9 @@ def test_composite_answers_are_split_and_traced(tmp_path: Path) -> None:
     answers = {("composite_3", "auto"): records, ("composite_3", "base"): plain}
     report = build([task], answers, metrics, "base", resamples=20, seed=0)
     (result,) = report.tasks
-    assert result.metrics == ("right", "attempted")
+    assert result.metrics == ("right", "attempted", "right_before_end", "attempted_before_end")
+    assert result.scores["auto"]["attempted_before_end"].value == 1.5
+    assert result.scores["auto"]["right_before_end"].value == 1.0
     assert result.scores["auto"]["attempted"].value == 2.5
     assert result.scores["auto"]["right"].value == 1.0 + 0.0 + 0.5
     assert result.scores["base"]["right"].value == result.scores["base"]["attempted"].value == 0

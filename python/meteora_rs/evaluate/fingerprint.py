@@ -34,6 +34,8 @@ def fingerprint(meteora: Meteora, variant: Variant) -> str:
     records = [record for record in meteora.adapters() if not isinstance(variant, str) or record.name == variant]
     if isinstance(variant, Mix):
         records = [record for record in records if record.name in variant.weights]
+    if isinstance(variant, (Auto, Gates)):
+        records = [record for record in records if record.routable]
     for record in records:
         digest.update(f"adapter {record.name}".encode())
         for site in meteora.sites:

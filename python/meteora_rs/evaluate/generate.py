@@ -33,6 +33,7 @@ class Answer:
         served: runs of characters as (adapter, characters): the one with the most weight over all sites leads a
             token.
         nats: of the wanted response, if it was given: the cross-entropy summed over it and its end, and the tokens.
+        first_end: after how many characters it would have ended, had an end not been read as a line break.
     """
 
     text: str
@@ -40,6 +41,7 @@ class Answer:
     shares: dict[str, float]
     served: list[tuple[str, int]]
     nats: tuple[float, int] | None = None
+    first_end: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -87,7 +89,9 @@ def answer_batch(
     for row, ids in enumerate(found):
         pieces = decode_pieces(tokenizer, ids)
         shares, runs = served.answer(row, pieces) if served and pieces else ({}, [])
-        answers.append(Answer("".join(pieces), len(ids), shares, runs, losses[row]))
+        first_end = batch.first_end.get(row, len(ids))
+        early = len("".join(pieces[:first_end])) if first_end < len(ids) else None
+        answers.append(Answer("".join(pieces), len(ids), shares, runs, losses[row], early))
     return answers
 
 

@@ -32,6 +32,7 @@ class Batch:
 
     Attributes:
         rows: which prompts are still in the batch.
+        first_end: see `answers`.
     """
 
     def __init__(self, model: Any, prompts: Sequence[list[int]], watch: Watch | None = None) -> None:
@@ -41,6 +42,7 @@ class Batch:
         self._cache = DynamicCache(config=model.config)
         self._mask = torch.ones(1, 0, dtype=torch.int64)
         self.rows = list(range(len(prompts)))
+        self.first_end: dict[int, int] = {}
         common = _common(prompts) if len(prompts) > 1 else 0
         if common:
             self._read([prompts[0][:common]])
@@ -74,6 +76,7 @@ class Batch:
         """At most `limit` tokens for each prompt, without the one of `ends` that ends it; uses the batch up.
 
         `instead`: the token that is said in place of an end after these tokens, or None: it ends there.
+        `first_end` then says after how many tokens each answer would have ended.
         """
         found: list[list[int]] = [[] for _ in self.rows]
         goes_on = list(self.rows)
@@ -83,6 +86,7 @@ class Batch:
             for row in goes_on:
                 token: int | None = said[row]
                 if token in ends:
+                    self.first_end.setdefault(row, len(found[row]))
                     token = instead(found[row]) if instead else None
                 if token is not None:
                     said[row] = token

@@ -39,7 +39,8 @@ class TaskResult:
 
     Attributes:
         metrics: those of `scores`; the first one is the task's own. Of a composite task: `right`, the sum over its
-            parts of accuracy (parts scored by BLEU have none), and `attempted`, the mean number of answers.
+            parts of accuracy (parts scored by BLEU have none), and `attempted`, the mean number of answers; where ends
+            were read as line breaks, also both of the answers up to their first end (`…_before_end`).
         scores: by variant, then metric.
         differences: the first metric's, variant less reference variant, on the same resamples.
         ratios: the first metric's, variant to reference variant, on the same resamples.
@@ -118,7 +119,7 @@ class Report:
         yield "Scores in percent, 95% bootstrap intervals; of composite tasks, right and attempted are counts."
 
 
-COUNTS = ("right", "attempted")
+COUNTS = ("right", "attempted", "right_before_end", "attempted_before_end")
 """Metrics that are counts; all others are shares."""
 
 

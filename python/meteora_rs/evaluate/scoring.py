@@ -78,6 +78,7 @@ class Scorer:
     ) -> tuple[TaskResult, dict[str, Sampled], dict[str, Sampled]]:
         """The result, and by variant its own metric and its loss, to average."""
         score = self._composite if self._task.parts else self._plain
+        self._cut = any("first_end" in record for records in answers.values() for record in records)
         found = {variant: score(records) for variant, records in answers.items()}
         scores = {variant: sampled for variant, (sampled, _) in found.items()}
         names = tuple(next(iter(scores.values())))
@@ -113,6 +114,13 @@ class Scorer:
         return {name: self._score(name, texts, wanted) for name in self._task.metrics_of(self._task.name)}, {}
 
     def _composite(self, records: Sequence[Record]) -> tuple[dict[str, Sampled], dict[str, PartResult]]:
+        counts, parts = self._counts(records)
+        if self._cut:
+            early, _ = self._counts([{**each, "text": each["text"][: each.get("first_end")]} for each in records])
+            counts |= {f"{name}_before_end": sampled for name, sampled in early.items()}
+        return counts, parts
+
+    def _counts(self, records: Sequence[Record]) -> tuple[dict[str, Sampled], dict[str, PartResult]]:
         count = len(self._task.parts)
         spans = [split_answer(record["text"], count) for record in records]
         wanted = [references(item.response) for item in self._task.items]
@@ -129,7 +137,8 @@ class Scorer:
             attempted = sum(span is not None for span in mine) / len(mine)
             parts[part] = PartResult(attempted, {name: each.score() for name, each in scores.items()}, served)
         attempts = [(float(sum(span is not None for span in each)),) for each in spans]
-        return {"right": right, "attempted": self._sampled(attempts, lambda sums, items: sums[0] / items)}, parts
+        counts = {"right": right, "attempted": self._sampled(attempts, lambda sums, items: sums[0] / items)}
+        return counts, parts
 
     def _score(self, name: str, texts: Sequence[str], wanted: Sequence[str]) -> Sampled:
         metric = self._metrics[name]
