@@ -147,6 +147,10 @@ def test_evaluate(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "mean of 2" in out and "report.html" in out
     assert json.loads((tmp_path / "out/report.json").read_text())["variants"] == ["base", "own", "auto"]
 
+    names = ("k=1", "k=2", "arrow", "uniform")
+    assert run(*common, "--complete", *(each for name in names for each in ("--variant", name))) == 0
+    assert tuple(json.loads((tmp_path / "out/report.json").read_text())["variants"]) == names
+
     more = ("--only", "math", "--variant", "all", "--variant", "math=0.5,law=0.5", "--metric", "math=exact,number")
     assert run(*common, *more, "--named", f"all={made / 'adapters/math'}", "--max-new-tokens", "math=2") == 0
     assert "number" in capsys.readouterr().out

@@ -10,9 +10,10 @@ from typing import Any
 
 import meteora_rs
 import pytest
+import torch
 from meteora_rs import BASE, Auto, Meteora, MeteoraConfig, Mix
 from meteora_rs.errors import AdapterNotFoundError, MeteoraError
-from meteora_rs.evaluate import OWN, Item, Report, Task, evaluate
+from meteora_rs.evaluate import OWN, Chosen, Gates, Item, Report, Task, evaluate
 from meteora_rs.evaluate.generate import answer_batch
 from meteora_rs.evaluate.metrics import make
 from meteora_rs.evaluate.scoring import build
@@ -81,6 +82,47 @@ def test_each_variant_is_what_it_says(attached: Meteora, tokenizer: Any, tmp_pat
     assert "100.0 [100.0, 100.0]" in table and "ratio to own" in table
 
 
+def test_gates_by_another_rule(
+    attached: Meteora, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [task(attached, tokenizer, "math", "math")]
+    before, kinds = attached.gate_rows(), [(record.name, record.gate) for record in attached.adapters()]
+    seen: list[tuple[int | None, set[str]]] = []
+
+    def answered(*given: Any, **more: Any) -> Any:
+        seen.append((more["top_k"], {record.gate for record in attached.adapters()}))
+        return answer_batch(*given, **more)
+
+    monkeypatch.setattr("meteora_rs.evaluate.run.answer_batch", answered)
+    variants = {"k=1": Gates(top_k=1), "k=2": Gates(top_k=2), "arrow": Gates(top_k=1, arrow=True)}
+    report = run(attached, tokenizer, tasks, tmp_path, variants=variants, loss=True)
+    assert seen == [(1, {"tensors"}), (2, {"tensors"}), (1, {"arrow"})]
+    losses = report.tasks[0].losses
+    assert len({losses[name].value for name in variants}) == 3
+    fixed = run(attached, tokenizer, tasks, tmp_path / "mix", variants={"both": Mix({"math": 1.0})}, loss=True)
+    assert losses["k=1"].value != fixed.tasks[0].losses["both"].value
+    assert [(record.name, record.gate) for record in attached.adapters()] == kinds
+    for name, rows in attached.gate_rows().items():
+        assert all(torch.equal(row, before[name][path][0]) for path, (row, _) in rows.items())
+    with pytest.raises(ValueError, match="top_k"):
+        run(attached, tokenizer, tasks, tmp_path, variants={"k=0": Gates(top_k=0)})
+
+
+def test_a_route_chosen_for_each_prompt(attached: Meteora, tokenizer: Any, tmp_path: Path) -> None:
+    tasks = [task(attached, tokenizer, "math", "math")]
+    first, *others = (item.prompt for item in tasks[0].items)
+    variants = {"own": OWN, "chosen": Chosen({first: BASE, **dict.fromkeys(others, "math")}), "base": BASE}
+    report = run(attached, tokenizer, tasks, tmp_path, variants=variants, loss=True)
+    own, chosen, base = (report.tasks[0].losses[name].value for name in variants)
+    assert min(own, base) < chosen < max(own, base)
+    lines = {name: (tmp_path / f"answers/{name}.jsonl").read_text().splitlines()[1:] for name in variants}
+    assert set(lines["chosen"]) <= {*lines["own"], *lines["base"]}  # the same routes' answers are not made again
+    ratio = report.tasks[0].ratios["chosen"]
+    assert ratio.value == report.tasks[0].scores["chosen"]["exact"].value and ratio.low <= ratio.value <= ratio.high
+    with pytest.raises(MeteoraError, match="no route was chosen for the prompt"):
+        run(attached, tokenizer, tasks, tmp_path, variants={"chosen": Chosen({})})
+
+
 def test_batches_do_not_change_scores_or_losses(attached: Meteora, tokenizer: Any, tmp_path: Path) -> None:
     tasks = [task(attached, tokenizer, "math", "math")]
     one = run(attached, tokenizer, tasks, tmp_path / "one", batch_tokens=1, loss=True).tasks[0]
@@ -130,7 +172,7 @@ def test_answers_are_not_made_again(
     assert "cut sh" not in whole
 
     asked: list[object] = []
-    monkeypatch.setattr("meteora_rs.evaluate.run.answer_batch", lambda *given: asked.append(given))
+    monkeypatch.setattr("meteora_rs.evaluate.run.answer_batch", lambda *given, **more: asked.append(given))
     again = run(attached, tokenizer, tasks, tmp_path, loss=True)
     assert not asked and again == report
     assert file.read_text() == whole
@@ -225,12 +267,39 @@ def test_the_files(attached: Meteora, tokenizer: Any, tmp_path: Path) -> None:
     assert not re.search(r"\bnan\b", text)
 
 
+def test_a_composite_answer_may_not_end_early(
+    attached: Meteora, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MeteoraError, match="no line break"):
+        answer_batch(attached, tokenizer, PROMPTS[:1], "math", 4, questions=2)
+    monkeypatch.setattr("meteora_rs.evaluate.generate._line_break", lambda tokenizer: 9)
+    (item, *_) = task(attached, tokenizer, "math", "math").items
+    end = tokenizer(item.response)["input_ids"][0]  # a token that was said ends an answer now
+    attached.model.generation_config.eos_token_id = end  # type: ignore[union-attr]
+    (ended,) = answer_batch(attached, tokenizer, [item.prompt], "math", 4)
+    (whole,) = answer_batch(attached, tokenizer, [item.prompt], "math", 4, questions=2)
+    assert ended.tokens < whole.tokens == 4
+    assert whole.first_end == len(ended.text) and ended.first_end is None
+    items = (Item(item.prompt, "two@@@@\nthree"),)
+    for complete, tokens in ((False, ended.tokens), (True, 4)):
+        tasks = [Task("both", items, ("1", "2"), ("exact",))]
+        run(attached, tokenizer, tasks, tmp_path, variants={"math": "math"}, complete=complete, max_new_tokens=2)
+        lines = (tmp_path / "answers/math.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1])["tokens"] == tokens
+
+
 def test_composite_answers_are_split_and_traced(tmp_path: Path) -> None:
     items = (Item("a", "red@@@@\nblue@@@@\nYes. It is"), Item("b", "green@@@@\nwhite@@@@\nNo. It is not"))
     task = Task("composite_3", items, ("logical_deduction", "question_selection", "strategyqa"))
     served = [("math", 7), ("law", 9), ("__base__", 6)]
     records = [
-        {"text": "1. red\n2. black\n3. yes", "tokens": 9, "shares": {"math": 0.5, "law": 0.5}, "served": served},
+        {
+            "text": "1. red\n2. black\n3. yes",
+            "tokens": 9,
+            "shares": {"math": 0.5, "law": 0.5},
+            "served": served,
+            "first_end": 6,
+        },
         {"text": "1. Green\n3. it is", "tokens": 6, "shares": {"math": 1.0}, "served": [("math", 17)]},
     ]
     plain = [{**record, "text": "", "served": []} for record in records]
@@ -240,7 +309,9 @@ def test_composite_answers_are_split_and_traced(tmp_path: Path) -> None:
     answers = {("composite_3", "auto"): records, ("composite_3", "base"): plain}
     report = build([task], answers, metrics, "base", resamples=20, seed=0)
     (result,) = report.tasks
-    assert result.metrics == ("right", "attempted")
+    assert result.metrics == ("right", "attempted", "right_before_end", "attempted_before_end")
+    assert result.scores["auto"]["attempted_before_end"].value == 1.5
+    assert result.scores["auto"]["right_before_end"].value == 1.0
     assert result.scores["auto"]["attempted"].value == 2.5
     assert result.scores["auto"]["right"].value == 1.0 + 0.0 + 0.5
     assert result.scores["base"]["right"].value == result.scores["base"]["attempted"].value == 0

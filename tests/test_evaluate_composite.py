@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from meteora_rs.evaluate.composite import item_lines, references, split_answer, split_texts
+from meteora_rs.evaluate.composite import has_begun, item_lines, references, split_answer, split_texts
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,8 @@ def test_which_lines_begin_an_item(numbers: list[int], lines: list[int]) -> None
 
 def test_references() -> None:
     assert references("red@@@@\nblue line@@@@\nyes") == ["red", "blue line", "yes"]
+
+
+def test_an_item_has_begun_with_its_number() -> None:
+    assert has_begun("1. a\n2.", 2) and has_begun("3. c", 2)
+    assert not has_begun("1. in 2. b", 2) and not has_begun("1. a\n", 2)

@@ -23,18 +23,24 @@ Encoded = tuple[Sequence[int], int]
 
 
 def response_losses(
-    meteora: Meteora, tokenizer: Any, pairs: Sequence[Pair], route: Route, *, batch_tokens: int = 2048
+    meteora: Meteora,
+    tokenizer: Any,
+    pairs: Sequence[Pair],
+    route: Route,
+    *,
+    top_k: int | None = None,
+    batch_tokens: int = 2048,
 ) -> list[tuple[float, int]]:
     """For each (prompt, response): the cross-entropy summed over the response and its end, in nats, and the tokens.
 
-    Divide sums by sums for nats a token.
+    With another `top_k` than the model's where given. Divide sums by sums for nats a token.
 
     Raises:
         AdapterNotFoundError, RouteError: as `Meteora.routing`.
     """
     split = [encode_pair(tokenizer, pair) for pair in pairs]
     encoded = [([*prompt, *response], len(response)) for prompt, response in split]
-    return token_losses(meteora, encoded, route, batch_tokens=batch_tokens)
+    return token_losses(meteora, encoded, route, top_k=top_k, batch_tokens=batch_tokens)
 
 
 def token_losses(

@@ -41,11 +41,22 @@ def resting_modules(sites: Sequence[Site], copy: _native.HostCopy) -> Iterator[M
 def write_peft_folder(modules: Iterable[Module], folder: Path) -> str:
     """Write `adapter_config.json` and `adapter_model.safetensors`; returns the latter's SHA-256.
 
-    The weights are those that are served, bit for bit and in their own dtype; ranks and scalings that differ by
-    site become `rank_pattern` and `alpha_pattern`.
-
     Raises:
         OSError: the folder can't be written.
+    """
+    config, tensors = peft_parts(modules)
+    folder.mkdir(parents=True)
+    weights = folder / "adapter_model.safetensors"
+    save_tensors(tensors, weights, metadata={"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def peft_parts(modules: Iterable[Module]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config and the tensors of an adapter.
+
+    The weights are those that are served, bit for bit and in their own dtype; ranks and scalings that differ by
+    site become `rank_pattern` and `alpha_pattern`.
     """
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
@@ -57,11 +68,7 @@ def write_peft_folder(modules: Iterable[Module], folder: Path) -> str:
         ranks[path] = len(a)
         # scaling = alpha / r in float32; a double holds scaling · r exactly, so reading it back gives the same.
         alphas[path] = scaling * len(a)
-    folder.mkdir(parents=True)
-    weights = folder / "adapter_model.safetensors"
-    save_tensors(tensors, weights, metadata={"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(_config(ranks, alphas), indent=1) + "\n")
-    return hashlib.sha256(weights.read_bytes()).hexdigest()
+    return _config(ranks, alphas), tensors
 
 
 def _config(ranks: dict[str, int], alphas: dict[str, float]) -> dict[str, Any]:

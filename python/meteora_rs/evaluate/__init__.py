@@ -9,6 +9,6 @@ print(report)
 from .report import Report
 from .run import evaluate
 from .tasks import Item, Task, read_tasks
-from .variants import OWN, Variant
+from .variants import OWN, Chosen, Gates, Variant
 
-__all__ = ["OWN", "Item", "Report", "Task", "Variant", "evaluate", "read_tasks"]
+__all__ = ["OWN", "Chosen", "Gates", "Item", "Report", "Task", "Variant", "evaluate", "read_tasks"]

@@ -32,6 +32,11 @@ def split_answer(text: str, count: int) -> list[tuple[int, int] | None]:
     return spans
 
 
+def has_begun(text: str, number: int) -> bool:
+    """Whether an item of this number, or of a later one, has begun in `text`."""
+    return any(int(match[1]) >= number for match in _NUMBERED.finditer(text))
+
+
 def split_texts(text: str, count: int) -> list[str]:
     """The answers themselves, stripped; an empty one for one left out."""
     return [text[span[0] : span[1]].strip() if span else "" for span in split_answer(text, count)]

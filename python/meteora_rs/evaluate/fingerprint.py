@@ -11,7 +11,7 @@ from torch import Tensor
 from meteora_rs.ops.layout import TableEntry, slot_rows
 from meteora_rs.routes import BASE, Auto, Mix
 
-from .variants import Variant
+from .variants import Gates, Variant
 
 if TYPE_CHECKING:
     from meteora_rs.meteora import Meteora
@@ -34,6 +34,8 @@ def fingerprint(meteora: Meteora, variant: Variant) -> str:
     records = [record for record in meteora.adapters() if not isinstance(variant, str) or record.name == variant]
     if isinstance(variant, Mix):
         records = [record for record in records if record.name in variant.weights]
+    if isinstance(variant, (Auto, Gates)):
+        records = [record for record in records if record.routable]
     for record in records:
         digest.update(f"adapter {record.name}".encode())
         for site in meteora.sites:
@@ -41,13 +43,17 @@ def fingerprint(meteora: Meteora, variant: Variant) -> str:
             digest.update(f"{entry.rank} {entry.dtype} {entry.scaling!r}".encode())
             digest.update(_bytes(slot_rows(site.lora_A, entry, site.in_features)))
             digest.update(_bytes(slot_rows(site.lora_B_packed, entry, site.out_features)))
+    if isinstance(variant, Gates):  # Arrow's rows follow from the weights
+        _add_gates(digest, meteora, variant.top_k, rows=not variant.arrow)
     if isinstance(variant, Auto):
-        _add_gates(digest, meteora)
+        _add_gates(digest, meteora, None)
     return digest.hexdigest()
 
 
-def _add_gates(digest: hashlib._Hash, meteora: Meteora) -> None:
-    digest.update(f"{meteora.config.top_k} {meteora.config.temperature!r}".encode())
+def _add_gates(digest: hashlib._Hash, meteora: Meteora, top_k: int | None, *, rows: bool = True) -> None:
+    digest.update(f"{top_k or meteora.config.top_k} {meteora.config.temperature!r}".encode())
+    if not rows:
+        return
     slots = [record.slot for record in meteora.adapters() if record.routable]
     if meteora._registry.base_slot is not None:
         slots.append(meteora._registry.base_slot)

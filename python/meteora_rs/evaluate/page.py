@@ -9,7 +9,7 @@ from html import escape
 from meteora_rs.routes import BASE
 
 from .drawings import Colours, bars, heat_map, stacks
-from .report import COUNTS, Report, Score, TaskResult, show
+from .report import Report, Score, TaskResult, show
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222;
@@ -112,7 +112,7 @@ def _composite(task: TaskResult) -> Iterator[str]:
             for found in (task.parts[name][part] for name in variants)
         )
         lines.append(f"<tr><td>{escape(part)}</td><td>{metric}</td>{cells}</tr>")
-    for metric in COUNTS:
+    for metric in task.metrics:
         cells = "".join(f"<td>{_interval(task.scores[name][metric], metric)}</td>" for name in variants)
         lines.append(f"<tr><td><b>{metric}</b></td><td>of {len(task.parts[variants[0]])}</td>{cells}</tr>")
     yield f'<div class="wide"><table>{"".join(lines)}</table></div>'

@@ -39,10 +39,12 @@ class TaskResult:
 
     Attributes:
         metrics: those of `scores`; the first one is the task's own. Of a composite task: `right`, the sum over its
-            parts of accuracy (parts scored by BLEU have none), and `attempted`, the mean number of answers.
+            parts of accuracy (parts scored by BLEU have none), and `attempted`, the mean number of answers; where ends
+            were read as line breaks, also both of the answers up to their first end (`…_before_end`).
         scores: by variant, then metric.
         differences: the first metric's, variant less reference variant, on the same resamples.
-        losses: nats a token of the wanted responses, if they were asked for.
+        ratios: the first metric's, variant to reference variant, on the same resamples.
+        losses: nats a token of the wanted responses, mean over items, if they were asked for.
         served: for variants whose gates choose, by weight over all sites and the answers' tokens.
         parts: of a composite task, by variant, then part.
         along: of a composite task, by variant: who leads the tokens in each twentieth of the answers' length.
@@ -53,6 +55,7 @@ class TaskResult:
     metrics: tuple[str, ...]
     scores: dict[str, dict[str, Score]]
     differences: dict[str, Score] = field(default_factory=dict)
+    ratios: dict[str, Score] = field(default_factory=dict)
     losses: dict[str, Score] = field(default_factory=dict)
     served: dict[str, Shares] = field(default_factory=dict)
     parts: dict[str, dict[str, PartResult]] = field(default_factory=dict)
@@ -116,7 +119,7 @@ class Report:
         yield "Scores in percent, 95% bootstrap intervals; of composite tasks, right and attempted are counts."
 
 
-COUNTS = ("right", "attempted")
+COUNTS = ("right", "attempted", "right_before_end", "attempted_before_end")
 """Metrics that are counts; all others are shares."""
 
 

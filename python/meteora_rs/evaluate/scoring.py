@@ -53,8 +53,7 @@ def build(
     ratios = {}
     if reference in means:
         under = means[reference]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = {name: _ratio(mean, under).score() for name, mean in means.items()}
+        ratios = {name: _ratio(mean, under).score() for name, mean in means.items()}
     return Report(
         variants,
         reference,
@@ -79,6 +78,7 @@ class Scorer:
     ) -> tuple[TaskResult, dict[str, Sampled], dict[str, Sampled]]:
         """The result, and by variant its own metric and its loss, to average."""
         score = self._composite if self._task.parts else self._plain
+        self._cut = any("first_end" in record for records in answers.values() for record in records)
         found = {variant: score(records) for variant, records in answers.items()}
         scores = {variant: sampled for variant, (sampled, _) in found.items()}
         names = tuple(next(iter(scores.values())))
@@ -86,6 +86,7 @@ class Scorer:
         losses = {v: self._loss(records) for v, records in answers.items() if all("nats" in r for r in records)}
         chosen = {variant: records for variant, records in answers.items() if any(r["served"] for r in records)}
         count = len(self._task.parts)
+        under = first.get(reference)
         return (
             TaskResult(
                 self._task.name,
@@ -93,10 +94,11 @@ class Scorer:
                 names,
                 {v: {name: sampled.score() for name, sampled in each.items()} for v, each in scores.items()},
                 {
-                    v: Score(each.value - first[reference].value, *interval(each.samples - first[reference].samples))
+                    v: Score(each.value - under.value, *interval(each.samples - under.samples))
                     for v, each in first.items()
-                    if reference in first and v != reference
+                    if under is not None and v != reference
                 },
+                {v: _ratio(each, under).score() for v, each in first.items() if under is not None and v != reference},
                 {variant: loss.score() for variant, loss in losses.items()},
                 {variant: mean_shares([(r["shares"], r["tokens"]) for r in each]) for variant, each in chosen.items()},
                 {variant: parts for variant, (_, parts) in found.items() if parts},
@@ -112,6 +114,13 @@ class Scorer:
         return {name: self._score(name, texts, wanted) for name in self._task.metrics_of(self._task.name)}, {}
 
     def _composite(self, records: Sequence[Record]) -> tuple[dict[str, Sampled], dict[str, PartResult]]:
+        counts, parts = self._counts(records)
+        if self._cut:
+            early, _ = self._counts([{**each, "text": each["text"][: each.get("first_end")]} for each in records])
+            counts |= {f"{name}_before_end": sampled for name, sampled in early.items()}
+        return counts, parts
+
+    def _counts(self, records: Sequence[Record]) -> tuple[dict[str, Sampled], dict[str, PartResult]]:
         count = len(self._task.parts)
         spans = [split_answer(record["text"], count) for record in records]
         wanted = [references(item.response) for item in self._task.items]
@@ -128,7 +137,8 @@ class Scorer:
             attempted = sum(span is not None for span in mine) / len(mine)
             parts[part] = PartResult(attempted, {name: each.score() for name, each in scores.items()}, served)
         attempts = [(float(sum(span is not None for span in each)),) for each in spans]
-        return {"right": right, "attempted": self._sampled(attempts, lambda sums, items: sums[0] / items)}, parts
+        counts = {"right": right, "attempted": self._sampled(attempts, lambda sums, items: sums[0] / items)}
+        return counts, parts
 
     def _score(self, name: str, texts: Sequence[str], wanted: Sequence[str]) -> Sampled:
         metric = self._metrics[name]
@@ -136,7 +146,8 @@ class Scorer:
         return self._sampled(statistics, metric.score)
 
     def _loss(self, records: Sequence[Record]) -> Sampled:
-        return self._sampled([record["nats"] for record in records], lambda sums, _: sums[0] / sums[1])
+        each = [(record["nats"][0] / record["nats"][1],) for record in records]
+        return self._sampled(each, lambda sums, items: sums[0] / items)
 
     def _sampled(self, statistics: Sequence[Sequence[float]], score: Any) -> Sampled:
         sums = np.asarray(statistics, np.float64).sum(axis=0).tolist()
@@ -157,4 +168,5 @@ def _means(tasks: Mapping[str, Mapping[str, Sampled]], variants: Sequence[str]) 
 
 
 def _ratio(over: Sampled, under: Sampled) -> Sampled:
-    return Sampled(float(np.float64(over.value) / np.float64(under.value)), over.samples / under.samples)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return Sampled(float(np.float64(over.value) / np.float64(under.value)), over.samples / under.samples)

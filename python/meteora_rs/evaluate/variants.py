@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
 from meteora_rs.routes import BASE, Auto, Route
 
-from .tasks import Task
+from .tasks import Item, Task
 
 
 class Own(Enum):
@@ -19,13 +20,42 @@ class Own(Enum):
 
 OWN = Own.OWN
 
-Variant: TypeAlias = Route | Own
+
+@dataclass(frozen=True)
+class Gates:
+    """The gates choose, otherwise than the model's config says.
+
+    Attributes:
+        top_k: in place of the config's.
+        arrow: by Arrow's rows of the adapters that `Auto` may choose, in place of their own; the base is no class then.
+    """
+
+    route: Auto = field(default_factory=Auto)
+    top_k: int | None = None
+    arrow: bool = False
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Something else has chosen a route for each prompt: `{prompt: route}`."""
+
+    routes: Mapping[str, Route]
+
+
+Variant: TypeAlias = Route | Own | Gates | Chosen
 
 DEFAULT: dict[str, Variant] = {"base": BASE, "own": OWN, "auto": Auto()}
 
 
-def route_for(variant: Variant, task: Task, adapters: Collection[str]) -> Route | None:
-    """The route that answers `task`, or `None` where it has no adapter of its own."""
-    if not isinstance(variant, Own):
-        return variant
-    return task.name if task.name in adapters else None
+Router: TypeAlias = Callable[[Item], Route]
+
+
+def router(variant: Variant, task: Task, adapters: Collection[str]) -> Router | None:
+    """What finds the route that answers an item, or `None` where the task has no adapter of its own."""
+    if isinstance(variant, Chosen):
+        routes = variant.routes
+        return lambda item: routes[item.prompt]
+    if isinstance(variant, Own) and task.name not in adapters:
+        return None
+    route = task.name if isinstance(variant, Own) else variant.route if isinstance(variant, Gates) else variant
+    return lambda item: route

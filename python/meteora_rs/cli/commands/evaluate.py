@@ -1,6 +1,7 @@
 """Answer a folder of tasks in several ways and compare: the base, each task's own adapter, the gates' choice.
 
 meteora evaluate TASKS --adapters bundle --limit 40 --out evaluation
+meteora evaluate TASKS --adapters bundle --variant own --variant k=1 --variant k=2 --variant arrow --variant uniform
 meteora evaluate TASKS --adapters bundle --only math --variant own --variant auto --variant math=0.5,law=0.5
 
 TASKS is a folder with <task>/test.jsonl, one {"prompt": …, "response": …} a line. A task's own adapter is the one of
@@ -10,6 +11,7 @@ its name. Answers are kept in the folder of --out, so that an evaluation can be 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=positive, metavar="N", help="take the first N items of each task")
     parser.add_argument(
         "--variant", action="append", metavar="VARIANT",
-        help=f"own | {SYNTAX}; repeatable (default: base, own, auto)",
+        help=f"own | k=N (gates, N adapters a token) | arrow | uniform (all, equal weights) | {SYNTAX}; "
+        "repeatable (default: base, own, auto)",
     )  # fmt: skip
     parser.add_argument(
         "--metric", action="append", default=[], metavar="TASK=NAME[,NAME]",
@@ -51,6 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--batch-tokens", type=positive, default=4096, metavar="N", help="of a batch (default: 4096)")
     parser.add_argument("--loss", action="store_true", help="also the language-model loss on the responses")
+    parser.add_argument(
+        "--complete", action="store_true",
+        help="answers to composites can't end before their last question: an end before is read as a line break",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="a folder for answers, report.json and report.html")
 
 
@@ -73,30 +80,44 @@ def run(args: argparse.Namespace) -> int:
         tasks,
         args.out,
         tokenizer=tokenizer,
-        variants=variants(args.variant or ["base", "own", "auto"]),
+        variants=variants(args.variant or ["base", "own", "auto"], [r.name for r in meteora.adapters() if r.routable]),
         max_new_tokens=tokens,
         task_max_new_tokens=task_tokens,
         batch_tokens=args.batch_tokens,
         loss=args.loss,
+        complete=args.complete,
     )
     print(report)
     print(f"wrote {args.out / 'report.json'} and {args.out / 'report.html'}")
     return 0
 
 
-def variants(texts: Sequence[str]) -> dict[str, Variant]:
-    """Variants by the text that names them.
+def variants(texts: Sequence[str], adapters: Sequence[str]) -> dict[str, Variant]:
+    """Variants by the text that names them; `adapters` are those that the gates choose from.
 
     Raises:
         MeteoraError: a text names none.
     """
-    from meteora_rs.cli.route_argument import parse_route
-    from meteora_rs.evaluate import OWN
+    return {text: _variant(text, adapters) for text in texts}
 
+
+def _variant(text: str, adapters: Sequence[str]) -> Variant:
+    from meteora_rs import Mix
+    from meteora_rs.cli.route_argument import parse_route
+    from meteora_rs.evaluate import OWN, Gates
+
+    if text == "own":
+        return OWN
+    if text == "arrow":
+        return Gates(arrow=True)
+    if top_k := re.fullmatch(r"k=([1-9]\d*)", text):
+        return Gates(top_k=int(top_k[1]))
+    if text == "uniform" and adapters:
+        return Mix({name: 1 / len(adapters) for name in adapters})
     try:
-        return {text: OWN if text == "own" else parse_route(text) for text in texts}
+        return parse_route(text)
     except argparse.ArgumentTypeError as error:
-        raise MeteoraError(f"--variant: {error}, or own") from error
+        raise MeteoraError(f"--variant: {error}, own, k=N, arrow or uniform") from error
 
 
 def _metrics(items: Sequence[str]) -> dict[str, list[str]]:
