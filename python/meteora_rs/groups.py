@@ -16,6 +16,9 @@ class InputGroup:
     sites: list[Site]
     _unequal: set[int] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self.leader.kernel.lead([site.kernel for site in self.sites[1:]])
+
     @property
     def leader(self) -> Site:
         """The site that is called first and whose choice the others may take over."""
