@@ -26,6 +26,9 @@
 // From sm_90 on, every launch but the first of a call may carry programmatic stream serialisation; kernels wait
 // (griddepcontrol.wait) before they read or write anything that another launch writes.
 //
+// A call may be made in pieces: all launches but the last for every slice, then the last one for a slice at a time,
+// with that slice alone in `slices` and the workspace's arrays begun at its part (`u`) or its leader's (the others).
+//
 // The decode forms give a token the same choice and the same output, to the bit, and every form does so whatever else
 // is in the batch.
 
@@ -45,7 +48,7 @@ typedef unsigned long long uint64_t;
 #include <stdint.h>
 #endif
 
-#define METEORA_ABI_VERSION 3
+#define METEORA_ABI_VERSION 4
 
 #define METEORA_MAX_SLICES 4   // q, k, v; gate, up
 #define METEORA_MAX_SLOTS 4098 // 4,096 adapters, and two for the base as a class
@@ -81,6 +84,9 @@ typedef struct MeteoraCall {
     int64_t x_stride;
     const int32_t *row_route; // [rows]: token t obeys routes[row_route[(first_token + t) * rows / total_tokens]]
     const int32_t *routes;    // [n_routes, 2 + 2 * slots]
+    // Null, or [4]: rows, n_routes, top_k and the f32 bits of temperature, read anew by each launch, in place of those
+    // below (which then say what there is room for): a captured graph follows routes that change between its replays.
+    const int32_t *options;
 
     // Workspace. Each array starts at a multiple of 256 bytes; nothing need be zeroed; what is read was written by
     // the same call. Sizes in elements; the arrays below `u` are for prefill alone.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import meteora_rs
 import pytest
 import torch
-from meteora_rs import Meteora, MeteoraConfig
+from cuda_emulator.build import build
+from meteora_rs import Meteora, MeteoraConfig, _native
+from meteora_rs.errors import MeteoraError
 from tiers_case import NAMES, attached
 from tiny import adapter, tiny_model
 from transformers import PreTrainedModel
@@ -55,3 +58,30 @@ def loaded(meteora: Meteora) -> Meteora:
     meteora.load_adapter(adapter(model, 8, seed=2, dtype=torch.bfloat16), "law")
     meteora.load_adapter(adapter(model, 3, seed=3, targets=("q_proj", "down_proj")), "sql")
     return meteora
+
+
+@pytest.fixture(scope="session")
+def emulator() -> None:
+    """The emulator as this process's CUDA driver."""
+    try:
+        library = build()
+    except FileNotFoundError:
+        pytest.skip("the emulator needs g++")
+    os.environ["METEORA_LIBCUDA"] = str(library)
+    try:
+        _native.emulate_cuda(True)
+    except MeteoraError as error:
+        if "is no emulator" not in str(error):
+            raise
+        pytest.skip(f"this process uses a CUDA driver already: {error}")
+    finally:
+        del os.environ["METEORA_LIBCUDA"]
+    _native.emulate_cuda(False)
+
+
+@pytest.fixture
+def on_device(emulator: None) -> Iterator[None]:
+    """Inside the test, what is on the CPU goes through the CUDA path."""
+    _native.emulate_cuda(True)
+    yield
+    _native.emulate_cuda(False)

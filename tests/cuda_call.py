@@ -30,6 +30,7 @@ WORKSPACE = ("logits", "chosen_count", "chosen_slots", "chosen_weights", "u", "s
 
 class Call(Structure):
     _fields_ = [("x", c_void_p), ("x_stride", c_int64), ("row_route", c_void_p), ("routes", c_void_p),
+                ("options", c_void_p),
                 *[(name, c_void_p) for name in WORKSPACE], ("first_token", c_int64), ("total_tokens", c_int64),
                 *[(name, c_int32) for name in ("tokens", "rows", "n_routes", "slots", "in_features", "places", "top_k",
                                                "pages", "u_stride", "n_slices")],
@@ -91,12 +92,13 @@ def run(
     blocks: int = 3,
     seed: int = 0,
     part: tuple[int, int] | None = None,
+    options: Tensor | None = None,
 ) -> Outcome:
     """The call in one of FORMS; several cases are the slices of one site, whose x is the first one's.
 
     leaders: for each slice, the one whose gate it uses; itself by default. places: the most adapters of a token;
     all slots by default. blocks: how many share the rows of the shrink. seed: an order of threads and blocks.
-    part: the tokens (first, end) of x that the call computes.
+    part: the tokens (first, end) of x that the call computes. options: as in cuda/abi.h.
     """
     cases = [case] if isinstance(case, OpCase) else list(case)
     first = cases[0]
@@ -125,6 +127,7 @@ def run(
                 places=places, top_k=min(first.top_k, slots), pages=pages, u_stride=8 * pages, n_slices=n,
                 temperature=first.temperature,
                 x_dtype=CODE_OF_DTYPE[x.dtype], y_dtype=CODE_OF_DTYPE[bases[0].dtype])  # fmt: skip
+    call.options = None if options is None else options.data_ptr()
     for name in WORKSPACE[: 5 if form != "prefill" else None]:
         setattr(call, name, space[name].data_ptr())
     for index, (c, y) in enumerate(zip(cases, ys, strict=True)):

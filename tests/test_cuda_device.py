@@ -82,7 +82,7 @@ def test_a_model_that_moves_says_the_same() -> None:
 
 
 @pytest.mark.skipif(THIN, reason="graphs are not for the sanitizer")
-def test_a_captured_graph_stays_right_after_loads() -> None:
+def test_a_captured_graph_stays_right_after_loads_and_other_routes() -> None:
     model = tiny_model().cuda()
     meteora = attached(model)
     ids = prompt().cuda()
@@ -97,6 +97,10 @@ def test_a_captured_graph_stays_right_after_loads() -> None:
         meteora.reload_adapter("math", adapter(model, 16, seed=11))  # this request keeps the generation it began with
         graph.replay()
         assert equal(out.cpu(), expected.cpu())
+    for routes in ("math", Auto(), "late", ["law", "__base__", Mix({"math": 0.7, "late": 0.3})]):
+        with meteora.routing(routes):
+            graph.replay()
+            torch.testing.assert_close(out, logits(model, ids), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.skipif(THIN, reason="graphs are not for the sanitizer")

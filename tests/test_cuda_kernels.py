@@ -14,12 +14,13 @@ if shutil.which("g++") is None:
     pytest.skip("the emulator needs g++", allow_module_level=True)
 
 from cuda_call import FORMS, Outcome, run
-from meteora_rs.ops.layout import auto_record, fixed_record
+from meteora_rs.ops.layout import auto_record, fixed_record, float_bits
 from meteora_rs.ops.reference import gated_lora as reference
 from op_case import OpCase, make_case
 from plain_op import plain, reference_slots
 from tiny import equal
 from tolerance import assert_close_to_reference
+from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 DECODE = ("gather", "dense")
@@ -236,6 +237,30 @@ def test_large_ranks(form: str, rank: int) -> None:
     case = make_case([rank, 8, rank], [auto_record(range(3), 3)], [0], shape=(9,), d_in=72, d_out=40, x_dtype=dtype,
                      dtypes=[dtype])  # fmt: skip
     hold(case, run(case, form))
+
+
+def options(rows: int, routes: int, top_k: int, temperature: float) -> Tensor:
+    return torch.tensor([rows, routes, top_k, float_bits(temperature)], dtype=torch.int32)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_options_on_the_device_stand_in_place_of_the_calls(form: str) -> None:
+    every, rows = records(6)
+    case = make_case(ranks(6), every, rows, shape=(7, 2), top_k=3, temperature=0.6)
+    # Room for more rows and records than there are, another top_k and another temperature.
+    given = replace(case.with_routes([*every, [9] * len(every[0])], [*rows, 99, -1]), top_k=1, temperature=5.0)
+    outcome = run(given, form, options=options(len(rows), len(every), 3, 0.6))
+    assert equal(outcome.y[0], run(case, form).y[0])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("bad", [2**30, -(2**30), 0])
+def test_nonsense_among_options_touches_nothing_out_of_bounds(form: str, bad: int) -> None:
+    case = make_case(ranks(4), [auto_record(range(4), 4), fixed_record({2: 0.5}, 4)], [0, 1, 0], shape=(3, 2))
+    for place in range(3):
+        given = options(3, 2, 2, 1.0)
+        given[place] = bad
+        run(case, form, options=given)
 
 
 NONSENSE: dict[str, dict[str, Any]] = {

@@ -8,16 +8,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import meteora_rs
 import pytest
 import torch
-from cuda_emulator.build import build
 from meteora_rs import Auto, Meteora, MeteoraConfig, Mix, Route, _native
-from meteora_rs.errors import MeteoraError
 from meteora_rs.ops.reference import gated_lora as reference
 from op_case import OpCase, make_case
 from plain_op import plain
@@ -27,33 +24,6 @@ from tiny import adapter, equal, gate_rows, logits, prompt, tiny_model
 from tolerance import assert_close_to_reference
 from torch import Tensor
 from transformers import PreTrainedModel
-
-
-@pytest.fixture(scope="module")
-def emulator() -> None:
-    """The emulator as this process's CUDA driver."""
-    try:
-        library = build()
-    except FileNotFoundError:
-        pytest.skip("the emulator needs g++")
-    os.environ["METEORA_LIBCUDA"] = str(library)
-    try:
-        _native.emulate_cuda(True)
-    except MeteoraError as error:
-        if "is no emulator" not in str(error):
-            raise
-        pytest.skip(f"this process uses a CUDA driver already: {error}")
-    finally:
-        del os.environ["METEORA_LIBCUDA"]
-    _native.emulate_cuda(False)
-
-
-@pytest.fixture
-def on_device(emulator: None) -> Iterator[None]:
-    """Inside the test, what is on the CPU goes through the CUDA path."""
-    _native.emulate_cuda(True)
-    yield
-    _native.emulate_cuda(False)
 
 
 def op(case: OpCase) -> Tensor:

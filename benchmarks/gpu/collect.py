@@ -24,7 +24,7 @@ def collect(folder: Path) -> dict[str, object]:
         steps[name] = {"status": status.read_text().strip() if status.exists() else "not run",
                        "last": lines[-LAST_LINES:]}  # fmt: skip
     timings = {p.stem: json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))}
-    packages = ("meteora-rs", "torch", "transformers", "triton")
+    packages = ("meteora-rs", "torch", "transformers", "triton", "vllm", "punica")
     installed = {d.metadata["Name"].lower() for d in metadata.distributions()}
     return {
         "card": torch.cuda.get_device_name(),

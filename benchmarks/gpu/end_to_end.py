@@ -1,19 +1,30 @@
-"""A LLaMA of random weights, attached, against itself with base-only routes and detached: a decode step, a prefill."""
+"""A LLaMA of random weights, attached, against itself with base-only routes and stock: a decode step, a prefill; and
+what the slowest decode steps take while an adapter is loaded each second.
+
+A decode step is a captured graph. One that was captured for base-only routes has the adapters' kernels in it too, which
+find nothing to do: it follows whatever routes come later.
+"""
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import meteora_rs
 import torch
-from meteora_rs import Auto, MeteoraConfig
+from meteora_rs import Auto, Meteora, MeteoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
-from benchmarks.gpu.timing import in_graph, replayed
+from benchmarks.gpu import sites as state
+from benchmarks.gpu.timing import captured, replayed, times
 from benchmarks.random_adapters import write_adapters
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -25,26 +36,68 @@ CONFIGS: dict[str, dict[str, Any]] = {
 ADAPTERS, RANK = 28, 8
 BATCHES = (1, 4, 16, 64)
 CONTEXT, PREFILL = 256, 2048
+HOT_BATCH, HOT_SECONDS = 16, 8
 
 
-def step(model: LlamaForCausalLM, batch: int) -> float:
-    """µs of one decode step with a static cache, in a graph."""
+def step(model: LlamaForCausalLM, batch: int) -> Callable[[], object]:
+    """One decode step with a static cache, in a graph."""
     cache = StaticCache(config=model.config, max_cache_len=CONTEXT)
-    ids = torch.zeros(batch, 1, dtype=torch.long, device="cuda")
-    position = torch.tensor([CONTEXT // 2], device="cuda")
+    ids = torch.zeros(batch, 1, dtype=torch.long, device=state.DEVICE)
+    position = torch.tensor([[CONTEXT // 2]], device=state.DEVICE)
 
     def work() -> object:
-        return model(ids, past_key_values=cache, cache_position=position, position_ids=position[None]).logits
+        for layer in cache.layers:  # which counts each replay: a microsecond each, attached or not
+            layer.cumulative_length.fill_(CONTEXT // 2)
+        return model(ids, cache=cache, position_ids=position).logits
 
-    return in_graph(work, 1)[0]
+    return captured(work)
 
 
 def measure(model: LlamaForCausalLM) -> dict[str, float]:
     """µs of each kind of pass, under the routes in force."""
-    found = {f"decode {batch}": step(model, batch) for batch in BATCHES}
-    ids = torch.zeros(1, PREFILL, dtype=torch.long, device="cuda")
+    found = {f"decode {batch}": replayed(step(model, batch), 1)[0] for batch in BATCHES}
+    ids = torch.zeros(1, PREFILL, dtype=torch.long, device=state.DEVICE)
     found[f"prefill {PREFILL}"] = replayed(lambda: model(ids, use_cache=False).logits, 1)[0]
     return found
+
+
+@contextmanager
+def loading(meteora: Meteora, path: Path) -> Iterator[None]:
+    """An adapter comes and goes each second meanwhile."""
+    over = threading.Event()
+
+    def load() -> None:
+        while True:
+            meteora.load_adapter(path, "hot")
+            ended = over.wait(1)
+            meteora.unload_adapter("hot")
+            if ended:
+                return
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def hot_steps(model: LlamaForCausalLM, meteora: Meteora, path: Path) -> dict[str, float]:
+    """µs of decode steps, with and without a load each second beside them."""
+
+    def steps(work: Callable[[], object]) -> dict[str, float]:
+        end, found = time.monotonic() + HOT_SECONDS, []
+        while time.monotonic() < end:
+            found += times(work, 1)
+        return {"p50": statistics.median(found), "p99": statistics.quantiles(found, n=100)[98]}
+
+    with meteora.routing(Auto()):
+        work = step(model, HOT_BATCH)
+        quiet = steps(work)
+        with loading(meteora, path):
+            busy = steps(work)
+    return {**quiet, **{f"{key} with loads": value for key, value in busy.items()}}
 
 
 @torch.no_grad()
@@ -52,20 +105,23 @@ def main(out: Path) -> None:
     """Measure each configuration; ratios are to the stock model in the same process."""
     results: dict[str, Any] = {}
     for name, sizes in CONFIGS.items():
-        with torch.device("cuda"):
+        with torch.device(state.DEVICE):
             torch.set_default_dtype(torch.bfloat16)
             model = LlamaForCausalLM(LlamaConfig(vocab_size=32_000, max_position_embeddings=4096, **sizes)).eval()
             torch.set_default_dtype(torch.float32)
         stock = measure(model)
-        meteora = meteora_rs.attach(model, MeteoraConfig(max_adapters=ADAPTERS, pool_rank=ADAPTERS * RANK))
-        with tempfile.TemporaryDirectory() as folder:
-            for path in write_adapters(Path(folder), model, ADAPTERS, RANK):
-                meteora.load_adapter(path, path.name)
+        config = MeteoraConfig(max_adapters=ADAPTERS + 1, pool_rank=(ADAPTERS + 1) * RANK)
+        meteora = meteora_rs.attach(model, config)
         results[name] = {"stock_us": stock}
-        for label, route in (("routed", Auto()), ("base only", "__base__")):
-            with meteora.routing(route):
-                times = measure(model)
-            results[name][label] = {key: times[key] / stock[key] for key in stock}
+        with tempfile.TemporaryDirectory() as folder:
+            *paths, hot = write_adapters(Path(folder), model, ADAPTERS + 1, RANK)
+            for path in paths:
+                meteora.load_adapter(path, path.name)
+            for label, route in (("routed", Auto()), ("base only", "__base__")):
+                with meteora.routing(route):
+                    found = measure(model)
+                results[name][label] = {key: found[key] / stock[key] for key in stock}
+            results[name]["steps_us"] = hot_steps(model, meteora, hot)
         meteora.detach()
         print(name, results[name], flush=True)
         out.write_text(json.dumps(results))

@@ -5,7 +5,8 @@
 #     benchmarks/gpu/run.sh [results.json]        from the repository, with the wheel, torch, transformers, pytest
 #
 # PYTHON names the interpreter. No step is skipped in silence: what could not run stands in the JSON.
-# It has never run on a card: none was at hand. The kernels and the launcher have run on the tests' emulator alone.
+# It has never run on a card: none was at hand. The kernels and the launcher have run on the tests' emulator alone,
+# and these scripts' Python on a CPU (tests/test_benchmarks_gpu.py).
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-python3}
@@ -16,12 +17,12 @@ trap 'rm -rf "$WORK"' EXIT
 "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' \
   || { echo "No CUDA device: nothing to measure."; exit 1; }
 
-timeout 150 "$PYTHON" -m pytest -q tests/test_cuda_device.py 2>&1 | tee "$WORK/grid.log"
+timeout 120 "$PYTHON" -m pytest -q tests/test_cuda_device.py 2>&1 | tee "$WORK/grid.log"
 echo "${PIPESTATUS[0]}" > "$WORK/grid.status"
 
 for tool in memcheck racecheck synccheck; do
   if command -v compute-sanitizer > /dev/null; then
-    METEORA_THIN_GRID=1 timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all \
+    METEORA_THIN_GRID=1 timeout 60 compute-sanitizer --tool "$tool" --error-exitcode 9 --target-processes all \
       "$PYTHON" -m pytest -q tests/test_cuda_device.py -k specification > "$WORK/$tool.log" 2>&1
     echo "$?" > "$WORK/$tool.status"
   else
@@ -31,7 +32,7 @@ for tool in memcheck racecheck synccheck; do
 done
 
 for part in kernels end_to_end; do
-  timeout 150 "$PYTHON" -m "benchmarks.gpu.$part" "$WORK/$part.json" 2>&1 | tee "$WORK/$part.log"
+  timeout 140 "$PYTHON" -m "benchmarks.gpu.$part" "$WORK/$part.json" 2>&1 | tee "$WORK/$part.log"
   echo "${PIPESTATUS[0]}" > "$WORK/$part.status"
 done
 

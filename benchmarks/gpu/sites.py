@@ -17,6 +17,7 @@ SHAPES = {
 ADAPTERS = 28
 RANKS = {"8": [8] * ADAPTERS, "16": [16] * ADAPTERS, "mixed": [(4, 8, 16, 64)[i % 4] for i in range(ADAPTERS)]}
 DTYPE = torch.bfloat16
+DEVICE = "cuda"  # tests put another in its place, to see that the scripts run
 
 
 @dataclass
@@ -48,24 +49,24 @@ class SiteState:
 
 def make_site(d_in: int, d_out: int, ranks: Sequence[int], seed: int) -> SiteState:
     """A site with one adapter for each rank, gates that choose about evenly, one `Auto` route."""
-    random = torch.Generator("cuda").manual_seed(seed)
+    random = torch.Generator(DEVICE).manual_seed(seed)
 
     def normal(*size: int) -> Tensor:
-        return torch.randn(*size, generator=random, device="cuda")
+        return torch.randn(*size, generator=random, device=DEVICE)
 
     entries, page = [], 0
     for rank in ranks:
         entries.append(TableEntry(page, rank, DTYPE, 2.0))
         page += pages(rank, DTYPE)
-    pools = [torch.zeros(page * PAGE_BYTES_PER_COLUMN * w, dtype=torch.uint8, device="cuda") for w in (d_in, d_out)]
+    pools = [torch.zeros(page * PAGE_BYTES_PER_COLUMN * w, dtype=torch.uint8, device=DEVICE) for w in (d_in, d_out)]
     for entry in entries:
         for pool, width in zip(pools, (d_in, d_out), strict=True):
             slot_rows(pool, entry, width).copy_(normal(entry.rank, width) / width**0.5)
     slots = len(ranks)
-    ints = {"dtype": torch.int32, "device": "cuda"}
+    ints = {"dtype": torch.int32, "device": DEVICE}
     record = auto_record(range(slots), slots)
     return SiteState(
-        normal(slots, d_in) / d_in**0.5, torch.zeros(slots, device="cuda"), pools[0], pools[1],
+        normal(slots, d_in) / d_in**0.5, torch.zeros(slots, device=DEVICE), pools[0], pools[1],
         torch.tensor([e.encode() for e in entries], **ints), torch.zeros(2, **ints),
         torch.tensor([record, record], **ints), entries,
     )  # fmt: skip

@@ -10,8 +10,8 @@ import torch
 REPLAYS = 20
 
 
-def in_graph(work: Callable[[], object], calls: int) -> tuple[float, float]:
-    """Median and spread (largest less smallest) over replays, in µs for each of the `calls` calls that `work` makes."""
+def captured(work: Callable[[], object]) -> Callable[[], object]:
+    """The work in a graph, run once before."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         work()
@@ -19,18 +19,29 @@ def in_graph(work: Callable[[], object], calls: int) -> tuple[float, float]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
         work()
-    return replayed(graph.replay, calls)
+    return graph.replay
 
 
-def replayed(work: Callable[[], object], calls: int) -> tuple[float, float]:
-    """The same for work that is repeated as it stands."""
-    work()
-    times = []
-    for _ in range(REPLAYS):
+def times(work: Callable[[], object], repeats: int) -> list[float]:
+    """µs of each repetition."""
+    found = []
+    for _ in range(repeats):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
         work()
         end.record()
         end.synchronize()
-        times.append(begin.elapsed_time(end) * 1000 / calls)
-    return statistics.median(times), max(times) - min(times)
+        found.append(begin.elapsed_time(end) * 1000)
+    return found
+
+
+def replayed(work: Callable[[], object], calls: int) -> tuple[float, float]:
+    """Median and spread (largest less smallest) in µs for each of the `calls` calls that `work` makes."""
+    work()
+    found = [micros / calls for micros in times(work, REPLAYS)]
+    return statistics.median(found), max(found) - min(found)
+
+
+def in_graph(work: Callable[[], object], calls: int) -> tuple[float, float]:
+    """The same for work that is captured first."""
+    return replayed(captured(work), calls)

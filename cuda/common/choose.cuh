@@ -78,8 +78,9 @@ __device__ __forceinline__ void choose(const MeteoraCall &call, int leader, int 
             choice.keys[slot] = is_candidate(record, slot) ? key_of(logits[slot]) : 0;
         // Each pass finds the next key below the last one; `bar` ends as the last of the chosen.
         uint64_t bar = ~uint64_t(0), best = 0;
+        const int top_k = top_k_of(call);
 #pragma unroll 1
-        for (int found = 0; found < min(call.top_k, call.places); found++) {
+        for (int found = 0; found < top_k; found++) {
             uint64_t next = 0;
 #pragma unroll 1
             for (int slot = lane; slot < call.slots; slot += 32) {
@@ -95,6 +96,7 @@ __device__ __forceinline__ void choose(const MeteoraCall &call, int leader, int 
             bar = next;
         }
         const float largest = logit_of(uint32_t(best >> 32));
+        const float temperature = temperature_of(call);
         float sum = 0.0f;
 #pragma unroll 1
         for (int first = 0; best != 0 && first < call.slots; first += 32) {
@@ -103,7 +105,7 @@ __device__ __forceinline__ void choose(const MeteoraCall &call, int leader, int 
             const bool chosen = key && ranked(key, slot) >= bar;
             const uint32_t chosen_lanes = __ballot_sync(0xffffffffu, chosen);
             // The maximum is taken off first: the largest float divided by a small temperature would overflow.
-            const float power = chosen ? expf((logit_of(key) - largest) / call.temperature) : 0.0f;
+            const float power = chosen ? expf((logit_of(key) - largest) / temperature) : 0.0f;
             if (chosen) {
                 const int place = count + __popc(chosen_lanes & ((1u << lane) - 1));
                 choice.slots[place] = slot;

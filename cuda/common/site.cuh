@@ -43,11 +43,28 @@ __device__ __forceinline__ bool sign_free(const MeteoraSlice &slice, int slot) {
     return slice.table[int64_t(slot) * 4 + 2] & KIND_ABS;
 }
 
+// What the call says of the routes, or what stands on the device in its place.
+__device__ __forceinline__ int rows_of(const MeteoraCall &call) {
+    return call.options ? max(1, min(call.options[0], call.rows)) : call.rows;
+}
+
+__device__ __forceinline__ int routes_of(const MeteoraCall &call) {
+    return call.options ? min(call.options[1], call.n_routes) : call.n_routes;
+}
+
+__device__ __forceinline__ int top_k_of(const MeteoraCall &call) {
+    return min(call.options ? call.options[2] : call.top_k, call.places);
+}
+
+__device__ __forceinline__ float temperature_of(const MeteoraCall &call) {
+    return call.options ? __int_as_float(call.options[3]) : call.temperature;
+}
+
 // The record that a token obeys; none: no adapter.
 __device__ __forceinline__ const int32_t *route_of(const MeteoraCall &call, int token) {
-    const int row = int((call.first_token + token) * call.rows / call.total_tokens);
+    const int row = int((call.first_token + token) * rows_of(call) / call.total_tokens);
     const int route = call.row_route[row];
-    if (route < 0 || route >= call.n_routes)
+    if (route < 0 || route >= routes_of(call))
         return nullptr;
     return call.routes + int64_t(route) * (2 + 2 * call.slots);
 }

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, final
 
+from torch import Tensor
+
 __all__ = [
     "PAGE_BYTES_PER_COLUMN",
     "Adapter",
@@ -229,17 +231,21 @@ class SiteKernel:
     def bind(
         self, cuda: int | None, gate: int, gate_bias: int, screen: int, lora_a: int, lora_b_packed: int, table: int
     ) -> None: ...
+    def is_capturing(self) -> bool: ...
     def unbind(self) -> None: ...
+    def lead(self, followers: Sequence[SiteKernel]) -> None: ...
     def forward(self, plan: RoutePlan, x: int, y: int, x_len: int, x_dtype: int, y_dtype: int) -> None: ...
     def launch(
         self,
         plan: RoutePlan,
         routes: tuple[int, int, int, int],
+        graph_routes: tuple[int, int, int, int],
+        input: tuple[Tensor, int] | None,
         x: int,
         y: int,
         x_len: int,
         x_dtype: int,
         y_dtype: int,
         keep: bool,
-    ) -> None: ...
+    ) -> bool: ...
     def selection(self) -> tuple[int, bytes, bytes]: ...

@@ -6,6 +6,7 @@ import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from meteora_rs.errors import MeteoraError
 from meteora_rs.leases import Lease
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ class Holder:
         before = self._before() if self._before is not None else None
         return before.before() if before is not None and before.ended else before
 
+    def open(self) -> list[Holder]:
+        """This one and those around it that have not ended."""
+        found, holder = [], self if not self.ended else self.before()
+        while holder is not None:
+            found.append(holder)
+            holder = holder.before()
+        return found
+
 
 class Block:
     """Puts a plan in force in this thread or task from its entrance to its exit; entered once.
@@ -52,11 +61,18 @@ class Block:
         """Put the plan in force.
 
         Raises:
-            MeteoraError: nobody holds the plan's adapters any more.
+            MeteoraError: nobody holds the plan's adapters any more, or see `GraphRoutes.enter`.
         """
         var, plan = self._context.var, self._plan
         self._before = var.get()
-        holder = Holder(plan, self._inside, plan.lease(self._what), self._before)
+        lease = plan.lease(self._what)
+        holder = Holder(plan, self._inside, lease, self._before)
+        if self._what == "routing":
+            try:
+                self._context.graph_routes.enter(holder, self._before)
+            except MeteoraError:
+                lease.closed = True
+                raise
         plan.native.release()
         self._holder = weakref.ref(holder)
         var.set(holder)
@@ -88,4 +104,6 @@ class Block:
         if holder.lease is not None:
             holder.lease.closed = True
         if self._context.var.get() is holder:
-            self._context.var.set(holder.before() or self._context.default)
+            after = holder.before() or self._context.default
+            self._context.var.set(after)
+            self._context.graph_routes.leave(holder, after)

@@ -15,7 +15,9 @@ from torch import Tensor
 from meteora_rs import _native
 from meteora_rs.block import Block, Holder
 from meteora_rs.errors import AdapterNotFoundError, MeteoraError, RouteError
+from meteora_rs.graph_routes import GraphRoutes
 from meteora_rs.leases import Lease, Leases
+from meteora_rs.ops.layout import route_width
 from meteora_rs.routes import Auto, NativeRoute, Route, to_native
 
 if TYPE_CHECKING:
@@ -105,15 +107,19 @@ class Plan:
         """The routes at a `Site.place`: copied there once, before the first kernel that reads them is launched.
 
         Raises:
-            MeteoraError: a place that no kernel serves.
+            MeteoraError: a place that no kernel serves, or the capture of a graph before they have been copied.
         """
         if place is None:
             raise MeteoraError("adapters run on the CPU and on CUDA devices; the model's buffers are on neither")
         placed = self._placed.get(place)
         if placed is None:
             device = torch.device("cuda", place)
+            if torch.cuda.is_current_stream_capturing():
+                raise MeteoraError(f"run the model on {device} once inside this routing() before a graph is captured")
             own = self._placed[CPU]
-            placed = self._placed[place] = PlacedRoutes(own.row_route.to(device), own.records.to(device))
+            placed = self._placed[place] = PlacedRoutes(
+                *(part.pin_memory().to(device, non_blocking=True) for part in (own.row_route, own.records))
+            )
         return placed
 
     def rerouted(self, records: Tensor) -> Plan:
@@ -171,6 +177,7 @@ class RoutingContext:
         self.tiers: Tiers | None = None
         """Where adapters come from that a route names and that are not live."""
         self.leases = Leases()
+        self.graph_routes = GraphRoutes(route_width(registry.slots))
         self.lock = threading.RLock()
         """Held while a plan takes its snapshot, and while gate rows change in place, which they do only if no request
         runs: neither sees half of the other. No load ever takes it."""

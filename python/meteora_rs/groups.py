@@ -17,6 +17,9 @@ class InputGroup:
     _unequal: set[int] = field(default_factory=set)
     _shares: bool = False
 
+    def __post_init__(self) -> None:
+        self.leader.kernel.lead([site.kernel for site in self.sites[1:]])
+
     @property
     def leader(self) -> Site:
         """The site that is called first and whose choice the others may take over."""

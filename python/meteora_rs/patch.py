@@ -43,7 +43,8 @@ class Patch:
             linear = model.get_submodule(info.path)
             assert isinstance(linear, nn.Linear)
             group = list(members).index(info.leader) if info.leader in members else len(members)
-            site = Site(info.path, index, group, info.path == info.leader, linear, registry)
+            leads = info.path == info.leader
+            site = Site(info.path, index, group, leads, linear, registry, self.context.graph_routes)
             members.setdefault(info.leader, []).append(site)
             self.sites.append(site)
             self._linears.append(linear)

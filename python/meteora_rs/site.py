@@ -13,6 +13,7 @@ from torch.nn.functional import linear
 from meteora_rs import _native, ops
 from meteora_rs.context import CPU, Plan, RoutingContext
 from meteora_rs.errors import MeteoraError
+from meteora_rs.graph_routes import GraphRoutes
 
 # Who records what torch is asked to do (make_fx, say) must see the op; asking costs about 0.05 µs a call.
 _dispatch_modes = torch._C._len_torch_dispatch_stack
@@ -42,10 +43,18 @@ class Site(nn.Module):
     table: Tensor
 
     def __init__(
-        self, path: str, index: int, group: int, leads: bool, module: nn.Linear, registry: _native.Registry
+        self,
+        path: str,
+        index: int,
+        group: int,
+        leads: bool,
+        module: nn.Linear,
+        registry: _native.Registry,
+        graph_routes: GraphRoutes,
     ) -> None:
         super().__init__()
         self.path, self.index, self.group, self.leads = path, index, group, leads
+        self._graph_routes = graph_routes
         self.in_features, self.out_features = module.in_features, module.out_features
         slots, pages = registry.slots, registry.pages
         self.kernel = _native.SiteKernel(registry, index, group, leads, self.in_features, self.out_features)
@@ -75,7 +84,7 @@ class Site(nn.Module):
             if kind == "cuda":
                 torch.cuda.current_stream(index).synchronize()
             self.kernel.bind(index, *(b.data_ptr() for b in buffers))
-        self.launches = self.kernel.on_device
+        self._graph_addresses = self._graph_routes.on(self.gate.device) if self.kernel.on_device else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Site:
         # Seen as integers, floats are moved by .to(device) and left alone by .half(), .bfloat16(), .to(dtype).
@@ -93,8 +102,9 @@ class Site(nn.Module):
         if torch.compiler.is_compiling():
             return self._op(base, x, plan)
         if plan.takes_over is not None:
+            self._refuse_graph()
             return plan.takes_over(self, base, x)
-        if plan.is_base and plan.trace is None:
+        if plan.is_base and plan.trace is None and not self._in_graph():
             return base
         if (
             base.get_device() != self.place
@@ -107,13 +117,26 @@ class Site(nn.Module):
             if plan.trace is not None:
                 self._eager(base.detach().clone(), x.detach(), plan)
             ops.refuse_transforms()
+            self._refuse_graph()
             return held(self._op(base, x, plan), plan)
         # The same kernel through a shorter door: a call through torch's dispatcher costs about as much as one
         # token's arithmetic, and there are seven of them in every layer.
         self._eager(base, x, plan)
         return base
 
+    def _in_graph(self) -> bool:
+        """Whether what is launched now is for routes that are not known yet."""
+        return self._graph_addresses is not None and self.kernel.is_capturing()
+
+    def _refuse_graph(self) -> None:
+        if self._in_graph():
+            raise MeteoraError(
+                "a graph that is captured here would keep the routes of now: capture it under torch.no_grad(), and not "
+                "in training or with a gate for whole layers"
+            )
+
     def _eager(self, base: Tensor, x: Tensor, plan: Plan) -> None:
+        given = x
         if not x.is_contiguous():
             x = x.contiguous()
         try:
@@ -123,10 +146,23 @@ class Site(nn.Module):
             raise MeteoraError(
                 f"{self.path}: the model must be float32, float16 or bfloat16 to use adapters, not {error}"
             ) from None
-        if self.launches:
-            tracing = plan.trace is not None
+        if self._graph_addresses is not None:
             routes = plan.on(self.place).addresses
-            self.kernel.launch(plan.native, routes, x.data_ptr(), base.data_ptr(), x.numel(), of, to, tracing)
+            counted = None if given.is_inference() else (given, given._version)
+            captured = self.kernel.launch(
+                plan.native,
+                routes,
+                self._graph_addresses,
+                counted,
+                x.data_ptr(),
+                base.data_ptr(),
+                x.numel(),
+                of,
+                to,
+                plan.trace is not None,
+            )
+            if captured:
+                self._graph_routes.capture(plan)
         else:
             self.kernel.forward(plan.native, x.data_ptr(), base.data_ptr(), x.numel(), of, to)
         if plan.trace is not None:

@@ -1,4 +1,5 @@
-// libcuda's functions, as far as the launcher uses them: one device, streams that do everything at once.
+// libcuda's functions, as far as the launcher uses them: one device, streams that do everything at once, or keep the
+// launches of a graph for later.
 
 #include "machine.h"
 
@@ -30,6 +31,23 @@ struct LaunchConfig { // CUlaunchConfig
     unsigned attribute_count;
 };
 
+struct Launch {
+    const Function *function;
+    Dim3 grid, threads;
+    unsigned shared_bytes;
+    MeteoraCall call;
+};
+std::vector<Launch> graph; // of the capture under way, or of the last one
+uint64_t captures, launches;
+bool capturing;
+
+CUresult run(const Launch &launch) {
+    const Function &function = *launch.function;
+    const bool well = run_grid(function.name.c_str(), function.kernel, launch.call, launch.grid, launch.threads,
+                               launch.shared_bytes);
+    return well ? SUCCESS : LAUNCH_FAILED;
+}
+
 constexpr int ATTRIBUTE_MAX_DYNAMIC_SHARED = 8, ATTRIBUTE_REGISTERS = 4;
 constexpr int SHARED_LIMIT = 227 << 10;
 
@@ -39,6 +57,22 @@ API int meteora_cuda_emulator() { return 1; }
 API const char *meteora_emulator_last_fault() { return last_fault.c_str(); }
 // 0: threads and blocks in order; anything else: in an order drawn from it.
 API void meteora_emulator_seed(uint64_t value) { seed = value; }
+
+// Launches until now.
+API uint64_t meteora_emulator_launches() { return launches; }
+// While on, launches are kept, in place of those kept before, and not carried out.
+API void meteora_emulator_capture(int on) {
+    if (on)
+        graph.clear(), captures++;
+    capturing = on;
+}
+API CUresult meteora_emulator_replay() {
+    const std::lock_guard<std::mutex> guard(lock);
+    for (const Launch &launch : graph)
+        if (run(launch) != SUCCESS)
+            return LAUNCH_FAILED;
+    return SUCCESS;
+}
 
 API CUresult cuInit(unsigned) {
     if (const char *value = getenv("METEORA_EMULATOR_SEED"))
@@ -98,8 +132,11 @@ API CUresult cuLaunchKernelEx(const LaunchConfig *config, void *handle_of_functi
         count > MAX_THREADS || config->shared_bytes > unsigned(function.dynamic_limit))
         return INVALID_VALUE;
     const MeteoraCall &call = *static_cast<const MeteoraCall *>(parameters[0]);
-    const bool well = run_grid(function.name.c_str(), function.kernel, call, grid, threads, config->shared_bytes);
-    return well ? SUCCESS : LAUNCH_FAILED;
+    const Launch launch = {&function, grid, threads, config->shared_bytes, call};
+    launches++;
+    if (capturing)
+        return graph.push_back(launch), SUCCESS;
+    return run(launch);
 }
 
 API CUresult cuGetErrorName(CUresult result, const char **text) {
@@ -118,7 +155,9 @@ API CUresult cuStreamCreate(void **stream, unsigned) { return *stream = &handle,
 API CUresult cuStreamDestroy_v2(void *) { return SUCCESS; }
 API CUresult cuStreamSynchronize(void *) { return SUCCESS; }
 API CUresult cuStreamWaitEvent(void *, void *, unsigned) { return SUCCESS; }
-API CUresult cuStreamIsCapturing(void *, int *status) { return *status = 0, SUCCESS; }
+API CUresult cuStreamGetCaptureInfo_v2(void *, int *status, uint64_t *id, void **, const void ***, size_t *) {
+    return *status = capturing, *id = captures, SUCCESS;
+}
 API CUresult cuThreadExchangeStreamCaptureMode(int *) { return SUCCESS; }
 API CUresult cuEventCreate(void **event, unsigned) { return *event = &handle, SUCCESS; }
 API CUresult cuEventRecord(void *, void *) { return SUCCESS; }

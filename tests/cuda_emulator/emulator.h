@@ -8,9 +8,10 @@
 // order. What is found is a fault: the launch fails, and meteora_emulator_last_fault() says where and why.
 //
 // Not modelled: time, caches, bank conflicts, registers; warps in lockstep (no kernel may count on it); blocks at
-// the same time, and races between threads in global memory; weak memory order; overlap of launches, except that
-// workspace and outputs must not be touched before griddepcontrol.wait; the rounding inside a tensor core (sums
-// are kept in double and rounded once); a cp.async that comes in before its wait (here it always comes last).
+// the same time, and races between threads in global memory; weak memory order; in a graph, anything but kernels;
+// overlap of launches, except that workspace and outputs must not be touched before griddepcontrol.wait; the rounding
+// inside a tensor core (sums are kept in double and rounded once); a cp.async that comes in before its wait (here it
+// always comes last).
 
 #pragma once
 

@@ -149,6 +149,7 @@ void begin_launch(const char *name, const MeteoraCall &call) {
     }
     add("row_route", call.row_route, int64_t(call.rows) * 4, false);
     add("routes", call.routes, int64_t(call.n_routes) * (2 + 2 * slots) * 4, false);
+    add("options", call.options, 4 * 4, false);
     const size_t workspace = regions.size();
     add("logits", call.logits, rows * slots * 4, true);
     add("chosen_count", call.chosen_count, rows * 4, true);

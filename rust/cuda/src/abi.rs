@@ -4,7 +4,7 @@
 use crate::driver::Address;
 
 /// `METEORA_ABI_VERSION`.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 pub const MAX_SLICES: usize = 4;
 pub const MAX_SLOTS: usize = 4098;
 /// Up to this many tokens a call takes the decode path.
@@ -46,6 +46,7 @@ pub struct Call {
     pub x_stride: i64,
     pub row_route: Address,
     pub routes: Address,
+    pub options: Address,
 
     pub logits: Address,
     pub chosen_count: Address,

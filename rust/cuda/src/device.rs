@@ -118,6 +118,31 @@ impl Device {
         enter(self.driver, self.context)
     }
 
+    /// Which capture of a graph `stream` is in: no other of the process has the same number.
+    ///
+    /// # Errors
+    /// What the driver says.
+    ///
+    /// # Safety
+    /// `stream` is a live stream of the device's primary context.
+    pub unsafe fn capture(&self, stream: Handle) -> Result<Option<u64>, CudaError> {
+        let _current = self.enter()?;
+        let (mut status, mut id): (c_int, u64) = (0, 0);
+        // SAFETY: the caller's stream; out-pointers, of which the last three may be null.
+        let code = unsafe {
+            (self.driver.capture_info)(
+                stream,
+                &mut status,
+                &mut id,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+            )
+        };
+        self.driver.check("capture_info", code)?;
+        Ok((status != 0).then_some(id))
+    }
+
     /// The function of `op`.
     pub(crate) fn function(&self, op: Op) -> Handle {
         self.functions[op as usize]

@@ -95,7 +95,7 @@ driver! {
     error_string = "cuGetErrorString"(c_int, *mut *const c_char);
     create_stream = "cuStreamCreate"(*mut Handle, c_uint);
     synchronize_stream = "cuStreamSynchronize"(Handle);
-    is_capturing = "cuStreamIsCapturing"(Handle, *mut c_int);
+    capture_info = "cuStreamGetCaptureInfo_v2"(Handle, *mut c_int, *mut u64, *mut Handle, *mut *const Handle, *mut usize);
     exchange_capture_mode = "cuThreadExchangeStreamCaptureMode"(*mut c_int);
     create_event = "cuEventCreate"(*mut Handle, c_uint);
     record_event = "cuEventRecord"(Handle, Handle);

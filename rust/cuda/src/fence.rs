@@ -1,7 +1,5 @@
 //! A point in a stream's work that can be waited for.
 
-use std::ffi::c_int;
-
 use crate::device::{Device, Relaxed};
 use crate::driver::Handle;
 use crate::error::CudaError;
@@ -31,11 +29,10 @@ impl Fence {
         let driver = device.driver;
         let _current = device.enter()?;
         let _relaxed = Relaxed::new(driver);
-        let (mut capturing, mut event): (c_int, Handle) = (0, std::ptr::null_mut());
-        // SAFETY: the caller's stream, out-pointers, and an event that `Fence` owns as soon as there is one.
+        let mut event: Handle = std::ptr::null_mut();
+        // SAFETY: the caller's stream, an out-pointer, and an event that `Fence` owns as soon as there is one.
         unsafe {
-            driver.check("is_capturing", (driver.is_capturing)(stream, &mut capturing))?;
-            if capturing != 0 {
+            if device.capture(stream)?.is_some() {
                 return Ok(None);
             }
             driver.check("create_event", (driver.create_event)(&mut event, DISABLE_TIMING))?;

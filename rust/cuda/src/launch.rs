@@ -8,7 +8,7 @@ use crate::abi;
 use crate::device::Device;
 use crate::driver::{Address, Handle, LaunchAttribute, LaunchConfig};
 use crate::error::CudaError;
-use crate::plan::{Sizes, Workspace};
+use crate::plan::{Sizes, Step, Workspace};
 
 const PROGRAMMATIC_SERIALIZATION: c_uint = 6;
 
@@ -31,11 +31,24 @@ pub struct Slice {
     pub out_features: usize,
 }
 
+/// Which of a call's launches are made. What is computed from x can be kept for slices whose outputs come later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece {
+    /// All.
+    Whole,
+    /// All but the last for every slice, and the last for the first slice.
+    Begin,
+    /// The last, for this slice, in the workspace where the same call has begun.
+    Continue(usize),
+}
+
 /// What a call computes; addresses are those of device memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
-    /// Sizes; `out_features`, `slices` and `slots` as in the slices.
+    /// Sizes; `slots` as in the slices, `out_features` that of the widest whose output is added to now.
     pub sizes: Sizes,
+    /// What of it is done now.
+    pub piece: Piece,
     /// `[tokens, in]`, contiguous.
     pub x: usize,
     /// Element type of x.
@@ -50,6 +63,9 @@ pub struct Call<'a> {
     pub routes: usize,
     /// Records.
     pub n_routes: usize,
+    /// 0, or i32 `[4]`: rows, records, top_k and the bits of the temperature, which the kernels then read there. What
+    /// stands here as `rows` and `n_routes` is what there is room for.
+    pub options: usize,
     /// Adapters that a gated token may mix, at most `slots`.
     pub top_k: usize,
     /// T of the softmax.
@@ -60,8 +76,8 @@ pub struct Call<'a> {
     pub shared_choice: bool,
 }
 
-/// What the first slice's tokens of one part of a batch chose, in the workspace: there when the stream has done the
-/// part, and until the next.
+/// What the tokens of one part of a batch chose, at the first slice whose output was added to: in the workspace when the
+/// stream has done the part, and until the next.
 #[derive(Debug, Clone, Copy)]
 pub struct Chosen {
     /// Tokens of the part.
@@ -83,7 +99,9 @@ pub struct Chosen {
 /// # Safety
 /// All addresses are those of memory of these sizes on `device`, which nobody writes before the stream has done the
 /// call, and y and the workspace nobody else reads; `workspace` has `sizes.workspace(sizes.part()).bytes` bytes from a
-/// multiple of 256 on; `stream` is a stream of the device's primary context.
+/// multiple of 256 on; `stream` is a stream of the device's primary context. Where the call continues another, that one
+/// had the same sizes but for `out_features`, was launched on this stream before it (in the same graph, if any), and
+/// its workspace has been left alone.
 pub unsafe fn launch(
     device: &Device,
     stream: Handle,
@@ -101,9 +119,11 @@ pub unsafe fn launch(
     let mut first = 0;
     while first < tokens {
         let count = part.min(tokens - first);
-        let mut parameters = parameters(call, workspace as Address, first, count);
+        let whole = parameters(call, workspace as Address, first, count);
+        let (steps, last) = steps(call, &whole, count, device.multiprocessors);
         // The first launch of a call follows work of others, which has not been written to let it start early.
-        for (place, step) in call.sizes.steps(count, device.multiprocessors).iter().enumerate() {
+        for (place, step) in steps.iter().enumerate() {
+            let parameters = if place + 1 < steps.len() { &whole } else { &last };
             let early = place > 0 && device.capability.0 >= 9;
             let attribute = LaunchAttribute::flag(PROGRAMMATIC_SERIALIZATION);
             let config = LaunchConfig {
@@ -115,7 +135,7 @@ pub unsafe fn launch(
                 attribute_count: c_uint::from(early),
             };
             let function = device.function(step.op);
-            let mut arguments: [*mut c_void; 1] = [std::ptr::from_mut(&mut parameters).cast()];
+            let mut arguments: [*mut c_void; 1] = [std::ptr::from_ref(parameters).cast_mut().cast()];
             // SAFETY: a function that takes one `MeteoraCall` by value, which the driver copies; the memory that it
             // names is the caller's promise.
             let code = unsafe {
@@ -125,13 +145,54 @@ pub unsafe fn launch(
         }
         after_part(&Chosen {
             tokens: count,
-            counts: parameters.chosen_count as usize,
-            slots: parameters.chosen_slots as usize,
-            weights: parameters.chosen_weights as usize,
+            counts: last.chosen_count as usize,
+            slots: last.chosen_slots as usize,
+            weights: last.chosen_weights as usize,
         })?;
         first += count;
     }
     Ok(())
+}
+
+/// The launches of the call's piece for `count` tokens, and the parameters of the last.
+fn steps(call: &Call, whole: &abi::Call, count: usize, multiprocessors: u32) -> (Vec<Step>, abi::Call) {
+    let mut steps = call.sizes.steps(count, multiprocessors);
+    let slice = match call.piece {
+        Piece::Whole => return (steps, *whole),
+        Piece::Begin => 0,
+        Piece::Continue(slice) => {
+            steps.drain(..steps.len() - 1);
+            slice
+        }
+    };
+    if let Some(last) = steps.last_mut() {
+        last.grid[2] = 1;
+    }
+    (steps, only(whole, slice))
+}
+
+/// The parameters of the last launch for one slice.
+fn only(whole: &abi::Call, slice: usize) -> abi::Call {
+    let of_slice = whole.slices[slice];
+    let leader = of_slice.leader as Address;
+    let (tokens, places) = (whole.tokens as Address, whole.places as Address);
+    let mut slices = [abi::Slice::default(); abi::MAX_SLICES];
+    slices[0] = abi::Slice {
+        leader: 0,
+        ..of_slice
+    };
+    abi::Call {
+        logits: whole.logits + 4 * leader * tokens * whole.slots as Address,
+        chosen_count: whole.chosen_count + 4 * leader * tokens,
+        chosen_slots: whole.chosen_slots + 4 * leader * tokens * places,
+        chosen_weights: whole.chosen_weights + 4 * leader * tokens * places,
+        u: whole.u + 4 * slice as Address * tokens * whole.u_stride as Address,
+        segment_indptr: whole.segment_indptr + 4 * leader * (whole.slots as Address + 2),
+        token_order: whole.token_order + 4 * leader * tokens,
+        n_slices: 1,
+        slices,
+        ..*whole
+    }
 }
 
 fn parameters(call: &Call, workspace: Address, first: usize, count: usize) -> abi::Call {
@@ -142,6 +203,7 @@ fn parameters(call: &Call, workspace: Address, first: usize, count: usize) -> ab
         x_stride: sizes.in_features as i64,
         row_route: call.row_route as Address,
         routes: call.routes as Address,
+        options: call.options as Address,
         logits: workspace + at.logits as Address,
         chosen_count: workspace + at.chosen_count as Address,
         chosen_slots: workspace + at.chosen_slots as Address,

@@ -31,7 +31,7 @@ fn structs_and_constants_are_those_of_the_header() {
     expected.extend(offsets!(Slice, "MeteoraSlice":
         gate gate_bias lora_a lora_b_packed table y y_stride out_features leader));
     expected.extend(offsets!(Call, "MeteoraCall":
-        x x_stride row_route routes logits chosen_count chosen_slots chosen_weights u slot_counts slot_cursors
+        x x_stride row_route routes options logits chosen_count chosen_slots chosen_weights u slot_counts slot_cursors
         segment_indptr pair_tokens token_order first_token total_tokens tokens rows n_routes slots in_features places
         top_k pages u_stride n_slices temperature x_dtype y_dtype slices));
 

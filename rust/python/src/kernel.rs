@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use meteora_core::kernel::{apply, gated_lora, screen_stride, Floats, FloatsMut, Selection};
 use meteora_core::DType;
@@ -13,10 +13,11 @@ use crate::buffers::{Buffers, Sizes};
 use crate::cuda::{device_of, emulating};
 use crate::devices::Devices;
 use crate::errors::raise;
-use crate::launch::{add, Activations, RouteAddresses};
+use crate::launch::{add, Activations, Group, RouteAddresses};
 use crate::memory::Memory;
 use crate::plan::RoutePlan;
 use crate::registry::Registry;
+use crate::torch::cuda::Stream;
 use crate::torch::parallel::TorchPool;
 use crate::torch::slices::{floats, floats_mut};
 
@@ -37,6 +38,8 @@ pub struct SiteKernel {
     sizes: Sizes,
     buffers: RwLock<Option<Buffers>>,
     devices: Arc<Devices>,
+    /// The other sites of the group, if this one leads it.
+    followers: OnceLock<Vec<Py<SiteKernel>>>,
 }
 
 /// What this thread chose last: the next sites of the group take it over if their input is the same to the bit.
@@ -121,6 +124,7 @@ impl SiteKernel {
             },
             buffers: RwLock::new(None),
             devices: registry.devices.clone(),
+            followers: OnceLock::new(),
         }
     }
 
@@ -175,8 +179,23 @@ impl SiteKernel {
         buffers.is_some_and(|buffers| buffers.memory != Memory::Host)
     }
 
+    /// Whether torch's current stream on the buffers' device is in the capture of a graph.
+    fn is_capturing(&self) -> PyResult<bool> {
+        match self.bound()?.memory {
+            Memory::Host => Ok(false),
+            Memory::Device(device) => Stream::current(device)
+                .map(|stream| stream.capture.is_some())
+                .map_err(|message| raise("MeteoraError", message)),
+        }
+    }
+
     fn unbind(&self) {
         *self.buffers.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Makes this the site that computes for `followers` what hangs on their common input; once.
+    fn lead(&self, followers: Vec<Py<SiteKernel>>) {
+        let _ = self.followers.set(followers);
     }
 
     #[setter]
@@ -213,20 +232,23 @@ impl SiteKernel {
         Ok(())
     }
 
-    /// Adds the products on the buffers' device, on torch's current stream; with `keep`, `selection` says what was
-    /// chosen, when the device has come so far.
+    /// Adds the products on the buffers' device, on torch's current stream, and returns whether that was put into a
+    /// graph; with `keep`, `selection` says what was chosen, when the device has come so far.
     #[allow(clippy::too_many_arguments)]
     fn launch(
         &self,
+        py: Python<'_>,
         plan: &RoutePlan,
         routes: RouteAddresses,
+        graph_routes: RouteAddresses,
+        input: Option<(Bound<'_, PyAny>, u64)>,
         x: usize,
         y: usize,
         x_len: usize,
         x_dtype: u8,
         y_dtype: u8,
         keep: bool,
-    ) -> PyResult<()> {
+    ) -> PyResult<bool> {
         let buffers = self.bound()?;
         let (Memory::Device(device), Some(x_dtype), Some(y_dtype)) = (
             buffers.memory,
@@ -235,19 +257,29 @@ impl SiteKernel {
         ) else {
             return Err(raise("MeteoraError", "the buffers are on no device".to_owned()));
         };
+        let mut members = vec![(self.index, buffers)];
+        for follower in self.followers.get().into_iter().flatten() {
+            let follower = follower.bind(py).get();
+            members.push((follower.index, follower.bound()?));
+        }
+        let group = Group {
+            members: &members,
+            shares_gate: self.shares_gate.load(Ordering::Relaxed),
+        };
         let activations = Activations {
             x,
             y,
             tokens: x_len / self.sizes.in_features,
             x_dtype,
             y_dtype,
+            input,
         };
         LAST.with_borrow_mut(|last| {
             last.of = None;
             let chosen = keep.then_some(&mut last.selection);
             // SAFETY: site.py passes the addresses of contiguous tensors of these sizes and types on the device, which
             // it holds during the call; torch frees their memory behind it. y is the linear's fresh output.
-            unsafe { add(device, &buffers, plan, routes, &activations, chosen) }
+            unsafe { add(device, &group, plan, routes, graph_routes, &activations, chosen) }
         })
         .map_err(|message| raise("MeteoraError", message))
     }

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use meteora_core::layout::{PAGE_BYTES_PER_COLUMN, PAGE_ROWS};
-use meteora_cuda::launch::{launch, Call, Chosen, Slice};
+use meteora_cuda::launch::{launch, Call, Chosen, Piece, Slice};
 use meteora_cuda::plan::Sizes;
 use meteora_cuda::{CudaError, Device};
 
@@ -52,6 +52,7 @@ pub fn compute(shim: &'static Shim, arguments: &Arguments) -> Result<Tensor, Str
             places: arguments.slots,
             rank_rows: pages * PAGE_ROWS,
         },
+        piece: Piece::Whole,
         x: x_address,
         x_dtype: arguments.x_dtype,
         y_dtype: arguments.base_dtype,
@@ -59,6 +60,7 @@ pub fn compute(shim: &'static Shim, arguments: &Arguments) -> Result<Tensor, Str
         rows: arguments.row_route.len(),
         routes: arguments.routes.address,
         n_routes: arguments.routes.sizes[0] as usize,
+        options: 0,
         top_k: arguments.top_k,
         temperature: arguments.temperature,
         slices: &[slice],
@@ -66,37 +68,80 @@ pub fn compute(shim: &'static Shim, arguments: &Arguments) -> Result<Tensor, Str
     };
     // SAFETY: contiguous tensors of the device, whose sizes and types have been checked. Torch's allocator gives their
     // memory to others only behind the work on this stream.
-    unsafe { run(shim, device, &call, |_, _| Ok(()))? };
+    unsafe {
+        let stream = Stream::current(device)?;
+        let workspace = Workspace::new(shim, &stream, &call.sizes)?;
+        run(&stream, &call, &workspace, |_| Ok(()))?;
+    }
     Ok(out.release())
 }
 
-/// Launches `call` on torch's current stream, with a workspace from torch's allocator; `after_part` as in [`launch`],
-/// with the stream.
+/// Torch's current stream on a device, and which capture of a graph it is in.
+pub struct Stream {
+    pub device: &'static Device,
+    pub handle: *mut c_void,
+    pub capture: Option<u64>,
+}
+
+impl Stream {
+    pub fn current(device: &'static Device) -> Result<Stream, String> {
+        let handle = stream(device.ordinal)?;
+        // SAFETY: torch's stream, which is of the primary context and is never destroyed.
+        let capture = unsafe { device.capture(handle) }.map_err(|error| error.to_string())?;
+        Ok(Stream {
+            device,
+            handle,
+            capture,
+        })
+    }
+}
+
+/// Memory of torch's allocator for what a call keeps between its launches.
+pub struct Workspace {
+    memory: Option<Owned>,
+    address: usize,
+    /// A graph has a pool that keeps this for its replays; one that the emulator captures has none.
+    keep: bool,
+}
+
+impl Workspace {
+    pub fn new(shim: &'static Shim, stream: &Stream, sizes: &Sizes) -> Result<Workspace, String> {
+        // SAFETY: a function without arguments.
+        let cuda = unsafe { (shim.cuda)() };
+        let at = if emulating() {
+            (0, 0)
+        } else {
+            (cuda, stream.device.ordinal)
+        };
+        let memory = empty_bytes(shim, sizes.workspace(sizes.part()).bytes + ALIGNMENT, at)?;
+        Ok(Workspace {
+            address: View::of(&memory).address.next_multiple_of(ALIGNMENT),
+            memory: Some(memory),
+            keep: emulating() && stream.capture.is_some(),
+        })
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        if self.keep {
+            self.memory.take().map(Owned::release);
+        }
+    }
+}
+
+/// Launches `call` on the stream; `after_part` as in [`launch`].
 ///
 /// # Safety
-/// As [`launch`].
+/// As [`launch`]; the workspace was made for these sizes on this stream, torch's current one.
 pub unsafe fn run(
-    shim: &'static Shim,
-    device: &'static Device,
+    stream: &Stream,
     call: &Call,
-    mut after_part: impl FnMut(*mut c_void, &Chosen) -> Result<(), CudaError>,
+    workspace: &Workspace,
+    after_part: impl FnMut(&Chosen) -> Result<(), CudaError>,
 ) -> Result<(), String> {
-    if call.sizes.tokens == 0 {
-        return Ok(());
-    }
-    // SAFETY: a function without arguments.
-    let cuda = unsafe { (shim.cuda)() };
-    let at = if emulating() {
-        (0, 0)
-    } else {
-        (cuda, device.ordinal)
-    };
-    let bytes = call.sizes.workspace(call.sizes.part()).bytes;
-    let workspace = empty_bytes(shim, bytes + ALIGNMENT, at)?;
-    let address = View::of(&workspace).address.next_multiple_of(ALIGNMENT);
-    let stream = stream(device.ordinal)?;
-    // SAFETY: the caller's promise; the workspace is new, and torch's allocator gives it to others only behind this.
-    unsafe { launch(device, stream, call, address, |chosen| after_part(stream, chosen)) }
+    // SAFETY: the caller's promise; torch's allocator gives the workspace to others only behind this.
+    unsafe { launch(stream.device, stream.handle, call, workspace.address, after_part) }
         .map_err(|error| error.to_string())
 }
 

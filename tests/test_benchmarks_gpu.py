@@ -1,0 +1,86 @@
+"""The scripts for a card: their Python runs, at sizes of no meaning, and their peers compute what the op computes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.gpu import end_to_end, kernels, peers, sites  # noqa: E402
+
+TRITON_ON_A_CPU = """
+import sys; sys.path[:0] = [{root!r}]
+import torch
+from benchmarks.gpu import peers, sites
+sites.DEVICE = "cpu"
+site = sites.make_site(260, 20, [8, 3, 16], 0)
+x, base = torch.randn(2, 260).bfloat16(), torch.randn(2, 20).bfloat16()
+weights = peers.stacked(site, 260, 20)
+ours = site.call(base, x, 2)
+torch.testing.assert_close(peers.triton(site, weights, base, x, 2), ours, rtol=2e-2, atol=2e-2)
+"""
+
+
+def at_once(work: Callable[[], object], calls: int) -> tuple[float, float]:
+    work()
+    return 1.0, 0.0
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything on the CPU, small, and no clock."""
+    monkeypatch.setattr(sites, "DEVICE", "cpu")
+    monkeypatch.setattr(sites, "ADAPTERS", 3)
+    for name, value in {"SHAPES": {"tiny": (64, 48)}, "RANKS": {key: [4, 8, 2] for key in ("8", "16", "mixed")},
+                        "TOKENS": (1, 3), "COLD": 1, "COPIED": 1024, "in_graph": at_once}.items():  # fmt: skip
+        monkeypatch.setattr(kernels, name, value)
+    # Kernels for a card alone.
+    monkeypatch.setattr(peers, "PEERS", {name: peer for name, peer in peers.PEERS.items() if name != "triton"})
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "num_key_value_heads": 1}  # fmt: skip
+    for name, value in {"CONFIGS": {"tiny": sizes}, "BATCHES": (1, 2), "PREFILL": 8, "HOT_BATCH": 2, "HOT_SECONDS": 1,
+                        "ADAPTERS": 2, "captured": lambda work: work, "replayed": at_once,
+                        "times": lambda work, repeats: [work(), 1.0, 2.0][1:]}.items():  # fmt: skip
+        monkeypatch.setattr(end_to_end, name, value)
+
+
+def test_the_kernels_script_runs(small: None, tmp_path: Path) -> None:
+    kernels.main(tmp_path / "out.json")
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert len(rows) == 6
+    assert all(row["gather + bmm"] == 1.0 for row in rows)
+    assert all(isinstance(row[name], float | str) for row in rows for name in ("vllm", "punica"))
+
+
+def test_the_models_script_runs(small: None, tmp_path: Path) -> None:
+    end_to_end.main(tmp_path / "out.json")
+    (found,) = json.loads((tmp_path / "out.json").read_text()).values()
+    ratios: dict[str, Any] = found["routed"]
+    assert set(ratios) == {"decode 1", "decode 2", "prefill 8"}
+    assert set(found["steps_us"]) == {"p50", "p99", "p50 with loads", "p99 with loads"}
+
+
+@pytest.mark.parametrize("name", [name for name in peers.PEERS if name != "triton"])
+def test_a_peer_computes_what_the_op_computes(small: None, name: str) -> None:
+    site = sites.make_site(64, 48, [8, 3, 16], 0)
+    x, base = torch.randn(5, 64).bfloat16(), torch.randn(5, 48).bfloat16()
+    theirs = peers.PEERS[name](site, peers.stacked(site, 64, 48), base, x, 2)
+    torch.testing.assert_close(theirs, site.call(base, x, 2), rtol=2e-2, atol=2e-2)
+
+
+def test_so_does_the_one_in_triton() -> None:
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    code = TRITON_ON_A_CPU.format(root=str(ROOT))
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
