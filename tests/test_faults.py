@@ -3,46 +3,19 @@
 from __future__ import annotations
 
 import _thread
-import os
 import random
 import shutil
 import subprocess
-import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from child import run
 from meteora_rs import Meteora
 from meteora_rs.errors import MeteoraError
 from tiny import adapter, equal, logits, prompt, tiny_model, write
 from torch import Tensor
-
-PREAMBLE = """
-import os, sys, threading, time
-import torch
-import meteora_rs
-from meteora_rs import MeteoraConfig
-from tiny import adapter, equal, logits, prompt, tiny_model
-torch.set_num_threads(1)
-model = tiny_model()
-meteora = meteora_rs.attach(model, MeteoraConfig(max_adapters=4, pool_rank=64))
-meteora.load_adapter(adapter(model, 4, seed=1), "math")
-"""
-
-
-def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a script after `PREAMBLE` in a process of its own."""
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    return subprocess.run(
-        [sys.executable, "-c", PREAMBLE + textwrap.dedent(script)],
-        env={**os.environ, "PYTHONPATH": path, **environment},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
 
 
 def by(meteora: Meteora, name: str) -> Tensor:
@@ -179,70 +152,3 @@ def test_an_interrupt_after_an_unload_keeps_no_memory(loaded: Meteora, monkeypat
             loaded.unload_adapter("new")
             time.sleep(1)
     loaded.load_adapter(source, "new")
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_fork_after_attach() -> None:
-    """Where no load ran at the fork, the child has its own adapters from then on; what either does, it does alone."""
-    script = """
-    import asyncio
-
-    def by(name):
-        with meteora.routing(name):
-            return logits(model, prompt())
-
-    before = by("math")
-    asyncio.run(meteora.aload_adapter(adapter(model, 4, seed=3), "law"))  # its threads are not in the child
-    child = os.fork()
-    if child == 0:
-        try:
-            assert equal(by("math"), before)
-            asyncio.run(meteora.areload_adapter("math", adapter(model, 4, seed=2)))
-            meteora.load_adapter(adapter(model, 4, seed=4), "new")
-            assert not equal(by("math"), before)
-            os._exit(0)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
-            os._exit(1)
-    for _ in range(500):
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            break
-        time.sleep(0.1)
-    else:
-        os.kill(child, 9)
-        raise SystemExit("the child hangs")
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert equal(by("math"), before) and len(meteora.adapters()) == 2
-    print("right")
-    """
-    done = run(script)
-    assert done.returncode == 0 and "right" in done.stdout, done.stderr
-
-
-def test_the_interpreter_ends_while_loads_run(tmp_path: Path) -> None:
-    """Awaited ones, and one that reads files in a daemon thread; inside torch just then, torch itself would abort."""
-    write(adapter(tiny_model(), 8), tmp_path / "it")
-    script = f"""
-    import asyncio
-
-    async def load(name):
-        while True:
-            await meteora.aload_adapter("{tmp_path}/it", name)
-            await meteora.aunload_adapter(name)
-
-    async def serve():
-        tasks = [asyncio.create_task(load(name)) for name in ("a", "b")]
-        await asyncio.sleep(0.5)
-        assert not any(task.done() for task in tasks)
-        raise SystemExit
-
-    def read():
-        while True:
-            meteora._registry.parse_folder("c", "{tmp_path}/it")
-
-    threading.Thread(target=read, daemon=True).start()
-    asyncio.run(serve())
-    """
-    done = run(script)
-    assert done.returncode == 0 and done.stderr == "", done.stderr
