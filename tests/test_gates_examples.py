@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from meteora_rs import Auto, Meteora
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError, AdapterNotFoundError, MeteoraError
-from meteora_rs.gates.examples import HARM, balanced_bias
+from meteora_rs.gates.examples import HARM, balanced_bias, rows_from_examples
 from meteora_rs.gates.fit import fit_gates
 from meteora_rs.gates.fit.kept import KeptStatistics, low_rank
 from tiny_numbers import ALPHABETS, Numbers, adapter, attached, drawn, texts
@@ -69,6 +70,22 @@ def test_comes_while_a_request_is_running_and_does_not_touch_it() -> None:
         assert torch.equal(meteora.model(input_ids=ids).logits, before)
     with torch.no_grad():
         assert not torch.equal(meteora.model(input_ids=ids).logits, before)
+
+
+def test_others_may_change_while_the_examples_are_read() -> None:
+    def row(check: Callable[[Meteora], object]) -> list[Tensor]:
+        meteora = fitted()
+        torch.manual_seed(9)
+        meteora.load_adapter(adapter(meteora), "third", gate="none")
+        rows, _ = rows_from_examples(meteora, "third", "third", examples(), Numbers(), lambda: check(meteora))
+        return [torch.cat([row, torch.tensor([bias])]) for row, bias in rows.values()]
+
+    def change(meteora: Meteora) -> None:
+        rows = {path: (-row, bias) for path, (row, bias) in meteora.gate_rows()["first"].items()}
+        meteora.set_gates({"first": rows})
+
+    for undisturbed, disturbed in zip(row(lambda _: None), row(change), strict=True):
+        assert torch.equal(undisturbed, disturbed)
 
 
 def test_a_later_one_competes_with_an_earlier_one() -> None:

@@ -60,7 +60,7 @@ def test_sigterm_in_the_middle_of_a_load(tmp_path: Path) -> None:
         if said != "loading\n":
             break
     done = ended(process)
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, ""), done.stderr
 
 
 def test_sigterm_that_cancels_a_service(tmp_path: Path) -> None:

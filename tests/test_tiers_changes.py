@@ -6,8 +6,9 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
-from meteora_rs import Auto, Meteora
-from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError
+import tiny_numbers
+from meteora_rs import Auto, Meteora, MeteoraConfig
+from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, CapacityError
 from meteora_rs.handle.gate_change import GateChange
 from meteora_rs.tiers import Tiers
 from meteora_rs.tiers.turn import Turn
@@ -138,3 +139,17 @@ def test_gates_that_change_while_it_is_reloaded(tiered: Meteora, monkeypatch: py
     monkeypatch.setattr(Tiers, "pack", packed)
     tiered.reload_adapter("a", adapter(tiered.model, 4, seed=0))
     assert equal(by(tiered, FITTED), alone(FITTED, gates=True))
+
+
+def test_a_fit_brings_its_adapters_in() -> None:
+    options: dict[str, Any] = {"tokenizer": tiny_numbers.Numbers(), "passes": 1, "progress": False, "temperature": 1.0}
+    meteora = tiny_numbers.attached(MeteoraConfig(max_adapters=2, pool_rank=16, host_bytes=1 << 20))
+    meteora.load_adapter(tiny_numbers.adapter(meteora), "third")
+    assert live(meteora) == {"second", "third"}
+    meteora.fit_gates(tiny_numbers.texts(0), **options)
+    assert [(each.name, each.gate, each.pinned) for each in meteora.registered_adapters()] == [
+        ("second", "fitted", False), ("first", "fitted", False), ("third", "arrow", False)
+    ]  # fmt: skip
+    with pytest.raises(CapacityError, match="pinned 2"):
+        meteora.fit_gates({**tiny_numbers.texts(0), "third": ["a"]}, **options)
+    assert not any(each.pinned for each in meteora.adapters())

@@ -22,12 +22,15 @@ class Numbers:
         return {"input_ids": [int(word) for word in text.split()]}
 
 
-def attached() -> Meteora:
+POOLS = MeteoraConfig(max_adapters=4, pool_rank=32)
+
+
+def attached(config: MeteoraConfig = POOLS) -> Meteora:
     """A tiny random Llama with two random adapters; the same each time."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(
+    shape = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=HIDDEN,
         intermediate_size=48,
@@ -35,7 +38,7 @@ def attached() -> Meteora:
         num_attention_heads=4,
         num_key_value_heads=2,
     )
-    meteora = meteora_rs.attach(LlamaForCausalLM(config), MeteoraConfig(max_adapters=4, pool_rank=32))
+    meteora = meteora_rs.attach(LlamaForCausalLM(shape), config)
     for name in ("first", "second"):
         meteora.load_adapter(adapter(meteora), adapter_name=name)
     return meteora

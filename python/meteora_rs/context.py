@@ -251,7 +251,11 @@ class RoutingContext:
 
     def refresh(self) -> None:
         """Resolve the default `Auto()` against the snapshot published now."""
-        self.default.plan = self.plan([Auto()], None)
+        try:
+            self.default.plan = self.plan([Auto()], None)
+        except BaseException:  # a signal: without this it would go on with what is gone, and hold its memory
+            self.default.plan = self.plan([Auto()], None)
+            raise
 
     def release_default(self) -> None:
         """Let the default plan hold no snapshot until `refresh`, so that an in-place reload finds no reader."""

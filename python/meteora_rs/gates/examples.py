@@ -24,6 +24,7 @@ from meteora_rs.source import AdapterSource, parse
 if TYPE_CHECKING:
     from meteora_rs.gates.fit.collect import GroupActivations
     from meteora_rs.meteora import Meteora
+    from meteora_rs.site import Site
 
 FEWEST = 8
 TOKENS, READ, MAX_LENGTH, BATCH_TOKENS, MEMORY_BUDGET = 1200, 4000, 512, 2048, 2 << 30
@@ -35,7 +36,7 @@ LOST = 0.2
 """More held-out tokens lost to one other class than this are worth a warning."""
 
 Competitors = dict[int, tuple[Tensor, Tensor]]
-"""By label: a live class's row `[in]` and bias `[]` at one site, in force now."""
+"""By label: a live class's row `[in]` and bias `[]` at one site, as they were when the reading began."""
 
 
 def load_with_examples(
@@ -57,7 +58,7 @@ def load_with_examples(
     slot and rows for that first time, also in a reload.
     """
     parse(meteora._registry, source, name, revision)  # what is wrong with it is said under its own name
-    if reload:
+    if reload and not meteora._rests(name):
         meteora.adapter(name)
     trial = f"trial-{secrets.token_hex(8)}"
     cancellation.hold()
@@ -128,15 +129,13 @@ def rows_from_examples(
         seed=0,
     )
     label = kept.label(name)
-    slots = _slots(meteora, kept, name)
-    leaders = {group.leader.path: group.leader for group in meteora.groups}
+    competitors = _competitors(meteora, kept, name)
     rows: dict[str, tuple[Tensor, float]] = {}
     groups: dict[str, KeptGroup] = {}
     lost = torch.zeros(max(label, len(kept.names)) + 1)
     lessons = Lessons([name], examples, BATCH_TOKENS)
     for new in swept(meteora, lessons, lambda _: meteora.routing(live), MEMORY_BUDGET, lambda _: check()):
-        site = leaders[new.path]
-        others = {place: (site.gate[slot].cpu(), site.gate_bias[slot].cpu()) for place, slot in slots.items()}
+        others = competitors[new.path]
         row, bias = _row(kept, new, others)
         tests = new.kept_back()[0]
         taken = _taken_by(tests, row, bias, others)
@@ -148,13 +147,22 @@ def rows_from_examples(
     return rows, KeptStatistics(names, kept.pooled, kept.temperature, kept.shrinkage, groups)
 
 
-def _slots(meteora: Meteora, kept: KeptStatistics, new: str) -> dict[int, int]:
-    """The slots of the kept classes that compete now, by label."""
+def _competitors(meteora: Meteora, kept: KeptStatistics, new: str) -> dict[str, Competitors]:
+    """The kept classes that compete now, at each group's leader: copies, for others may change theirs meanwhile."""
+    hold = meteora._registry.hold()
     slots = {record.name: record.slot for record in meteora.adapters() if record.gate in ("fitted", "examples")}
     base_slot = meteora._registry.base_slot
     if base_slot is not None:
         slots[BASE] = base_slot
-    return {place: slots[name] for place, name in enumerate(kept.names) if name in slots and name != new}
+    places = {place: slots[name] for place, name in enumerate(kept.names) if name in slots and name != new}
+
+    def at(site: Site) -> Competitors:
+        gate, bias = site.gate, site.gate_bias
+        return {place: (gate[slot].cpu().clone(), bias[slot].cpu().clone()) for place, slot in places.items()}
+
+    competitors = {group.leader.path: at(group.leader) for group in meteora.groups}
+    del hold
+    return competitors
 
 
 def _row(kept: KeptStatistics, new: GroupActivations, others: Competitors) -> tuple[Tensor, float]:

@@ -88,7 +88,9 @@ class Gating(Attached):
                 self._context.refresh()
 
     def fit_gates(self, data: Mapping[str, Iterable[str] | Iterable[tuple[str, str]]], **options: Any) -> FitReport:
-        """Fit the gates of live adapters on examples of their work, in closed form (see `meteora_rs.gates.fit`).
+        """Fit the gates of adapters on examples of their work, in closed form (see `meteora_rs.gates.fit`).
+
+        Where there is a host tier, they are brought to the device together, and pinned until it is done.
 
         Args:
             data: for each adapter texts or (prompt, response) pairs; `"__base__"`: general text that no adapter
@@ -100,4 +102,5 @@ class Gating(Attached):
 
         self._require_attached()
         texts: dict[str, Any] = {name: each if isinstance(each, str) else list(each) for name, each in data.items()}
-        return fit_gates(self._whole, texts, **options)
+        with self._whole._kept_on_device(texts):
+            return fit_gates(self._whole, texts, **options)

@@ -112,10 +112,12 @@ class Load:
             with meteora._writer, meteora.times.stage("publish"):
                 meteora._require_attached()  # the stages before take a while
                 meteora._share_gates({reservation.slot: self._equal})  # before a request can read the slot
-                record = meteora._registry.publish(reservation, self._adapter, gate.kind, gate.kind != "none")
-                self._made_live(record["generation"])
-                meteora._share_gates()
-                meteora._context.refresh()
+                try:
+                    record = meteora._registry.publish(reservation, self._adapter, gate.kind, gate.kind != "none")
+                    self._made_live(record["generation"])
+                    meteora._share_gates()
+                finally:
+                    meteora._context.refresh()
                 self._published()
         finally:
             self.abandon()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from meteora_rs import gates
 from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, MeteoraError, RouteError
@@ -77,6 +79,32 @@ class Tiering(Attached):
         Of those not on the device, `slot` is -1.
         """
         return [*self.adapters(), *(self.tiers.resting() if self.tiers is not None else ())]
+
+    @contextmanager
+    def _kept_on_device(self, names: Iterable[str]) -> Iterator[None]:
+        """Inside the block these adapters are on the device, and no request of others has one go.
+
+        Raises:
+            CapacityError: the pools don't hold them all.
+        """
+        before = {record.name for record in self.adapters() if record.pinned}
+        pinned: list[str] = []
+        try:
+            for name in names:
+                if self.tiers is not None and self.tiers.knows(name) and name not in before:
+                    self._whole.pin_adapter(name)
+                    pinned.append(name)
+            yield
+        finally:
+            for name in pinned:
+                self._unpin(name)
+
+    def _unpin(self, name: str) -> None:
+        while True:
+            try:
+                return self._registry.pin(name, False)
+            except AdapterInUseError:  # a reload of it is on its way
+                time.sleep(0.005)
 
     def _host(self) -> Tiers:
         if self.tiers is None:

@@ -29,7 +29,8 @@ class Training(Attached):
 
         self._require_attached()
         texts: dict[str, Any] = {name: each if isinstance(each, str) else list(each) for name, each in data.items()}
-        return train_gates(self._whole, texts, **options)
+        with self._whole._kept_on_device(texts):
+            return train_gates(self._whole, texts, **options)
 
     @property
     def flow_gate(self) -> FlowGate | None:

@@ -63,10 +63,12 @@ class Unloading(Attached):
                 self._require_no_alias(name)
                 self.tiers.forget(name)
                 return None
-            retired = self._registry.unload(name)
-            if self.tiers is not None:
-                self.tiers.forget(name)
-            self._context.refresh()
+            try:
+                retired = self._registry.unload(name)
+                if self.tiers is not None:
+                    self.tiers.forget(name)
+            finally:
+                self._context.refresh()
             self._share_gates()
         return retired
 
