@@ -25,7 +25,15 @@ def solved() -> Solved:
 
 def report() -> FitReport:
     return make_report(
-        NAMES, dict.fromkeys(NAMES, 3), torch.ones(3), [PassReport(1.0, {"q_proj": 0.8})], solved(), 0.5, {}, 2.0
+        NAMES,
+        dict.fromkeys(NAMES, 3),
+        torch.ones(3),
+        [PassReport(1.0, {"q_proj": 0.8})],
+        solved(),
+        {"law": 2.0},
+        0.5,
+        {},
+        2.0,
     )
 
 

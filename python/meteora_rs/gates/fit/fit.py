@@ -15,6 +15,7 @@ from meteora_rs.routes import BASE, Auto
 from .data import Batch, Example, Text, make_examples
 from .general import general_texts
 from .kept import KeptStatistics, keep_group
+from .priors import choose_priors
 from .report import FitReport, PassReport, by_kind, make_report
 from .sweeps import Gates, Lessons, run_pass, sweeps
 from .temperature import choose_temperature
@@ -58,9 +59,10 @@ def fit_gates(
     The first pass takes activations with the sample's own adapter in every layer; each further pass takes them with
     the gates just fitted, one adapter a token, since that is what the gates will meet, and lets tokens that those gave
     to another class count more (`collect.GroupActivations`); the last pass alone counts. Shrinkage, for each kind of
-    input, and T are chosen on texts that never teach (four of a class that has 32 or more): the first by the share of
-    their tokens routed right, T by the model's loss on their responses when tokens mix adapters (`top_k` ≥ 2; the
-    choice of adapters does not depend on T). Deterministic for one seed.
+    input, priors and T are chosen on texts that never teach (four of a class that has 32 or more): the first by the
+    share of their tokens routed right, the others by the model's loss on their responses: a prior is added to b_c
+    where a class's responses are worse than with its own adapter (`priors.choose_priors`), and T is for tokens that
+    mix adapters (`top_k` ≥ 2; the choice of adapters does not depend on it). Deterministic for one seed.
 
     Adapters that `data` leaves out keep their gates, which are on another scale, and so compete badly or too well
     with the fitted ones: fit all adapters that `Auto()` shall choose among, give the others `gate="none"`, or name
@@ -138,16 +140,18 @@ def fit_gates(
             meteora.set_gates(solved.gates(names))
             reports.append(PassReport(time.perf_counter() - start, by_kind(solved)))
         start = time.perf_counter()
+        bar.set_description("fitting gates, priors")
+        gates, priors = choose_priors(meteora, names, solved.gates(names), examples, fitted, bar.set_postfix_str)
         losses: dict[str, float] = {}
         if temperature is None:
             bar.set_description("fitting gates, temperature")
             temperature, losses = choose_temperature(meteora, examples, fitted, bar.set_postfix_str)
-            bar.set_postfix_str("")
-        meteora.set_gates(_sharpened(solved.gates(names), temperature))
+        bar.set_postfix_str("")
+        meteora.set_gates(_sharpened(gates, temperature))
         meteora.statistics = KeptStatistics(names, len(names), temperature, solved.shrinkage(), solved.kept)
     texts = {name: len(texts) for name, texts in data.items()}
     seconds = time.perf_counter() - start
-    return make_report(names, texts, last.counts, reports, solved, temperature, losses, seconds)
+    return make_report(names, texts, last.counts, reports, solved, priors, temperature, losses, seconds)
 
 
 def own_tokenizer(meteora: Meteora) -> Any:

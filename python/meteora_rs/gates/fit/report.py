@@ -50,8 +50,9 @@ class FitReport:
     texts, tokens: for each class (adapters and the base) what was given and how many tokens taught.
     accuracy: `{class: {kind of input: share}}` of held-out tokens given to their own class, over all layers.
     confusion: `[class, class]`, the share of the row's held-out tokens given to the column, mean over sites.
-    shrinkage: chosen for each kind of input; temperature: folded into the gates; losses: nats a token of held-out
-    responses by temperature, and at top_k=1; empty if the temperature was given, or no text could be held out.
+    shrinkage: chosen for each kind of input; priors: of the classes that needed one, in nats; temperature: folded into
+    the gates; losses: nats a token of held-out responses by temperature, and at top_k=1; empty if the temperature was
+    given, or no text could be held out.
     """
 
     classes: list[str]
@@ -61,14 +62,15 @@ class FitReport:
     accuracy: dict[str, dict[str, float]]
     confusion: list[list[float]]
     shrinkage: dict[str, float]
+    priors: dict[str, float]
     temperature: float
     losses: dict[str, float]
-    temperature_seconds: float
+    choosing_seconds: float
 
     @property
     def seconds(self) -> float:
-        """The time of all passes and of the choice of temperature."""
-        return sum(each.seconds for each in self.passes) + self.temperature_seconds
+        """The time of all passes and of the choice of priors and temperature."""
+        return sum(each.seconds for each in self.passes) + self.choosing_seconds
 
     @property
     def twins(self) -> list[Twins]:
@@ -98,7 +100,8 @@ class FitReport:
         right = ", ".join(shares) or "none kept"
         lines = [f"fitted in {self.seconds:.0f} s: {', '.join(classes)}; kept-back tokens routed right: {right}"]
         shrunk = ", ".join(f"{kind} {value:g}" for kind, value in self.shrinkage.items())
-        lines.append(f"shrinkage: {shrunk}; temperature: {self.temperature:g}")
+        raised = ", ".join(f"{name} {value:+g}" for name, value in self.priors.items()) or "none"
+        lines.append(f"shrinkage: {shrunk}; priors: {raised}; temperature: {self.temperature:g}")
         return "\n".join([*lines, *(f"near twins: {pair}" for pair in self.twins)])
 
 
@@ -115,9 +118,10 @@ def make_report(
     tokens: Tensor,
     passes: Sequence[PassReport],
     solved: Solved,
+    priors: dict[str, float],
     temperature: float,
     losses: dict[str, float],
-    temperature_seconds: float,
+    choosing_seconds: float,
 ) -> FitReport:
     """The report of a fit whose last pass is `solved`."""
     chosen = solved.chosen()
@@ -135,9 +139,10 @@ def make_report(
         accuracy={name: {kind: float(each[i, i]) for kind, each in kinds.items()} for i, name in enumerate(names)},
         confusion=mean.tolist(),
         shrinkage={kind: solved.shrinkages[index] for kind, index in chosen.items()},
+        priors=priors,
         temperature=temperature,
         losses=losses,
-        temperature_seconds=temperature_seconds,
+        choosing_seconds=choosing_seconds,
     )
 
 
