@@ -20,8 +20,8 @@ from benchmarks.stages import timed
 from benchmarks.timing import PROMPT, Variant, next_token
 
 LAYERS = 10
-RANK, POOL_ROWS = 2, 4
-"""Of each adapter; the fp32 rows that a page of its bf16 takes."""
+RANK, POOL_ROWS = 2, 8
+"""Of each adapter; the rank rows of its share of the pools, which are handed out in eights."""
 SLOTS = 64
 LARGEST_COPY = 1 << 20
 """Bytes of a copy in the host's memory, at most."""
@@ -63,7 +63,9 @@ def shallow(base: Any) -> Any:
 
 def attached(base: Any, slots: int, host_bytes: int = 0) -> Meteora:
     """A twin with room for `slots` adapters."""
-    return meteora_rs.attach(twin(base), MeteoraConfig(slots, pool_rank=POOL_ROWS * slots, host_bytes=host_bytes))
+    return meteora_rs.attach(
+        twin(base), MeteoraConfig(max_adapters=slots, pool_rank=POOL_ROWS * slots, host_bytes=host_bytes)
+    )
 
 
 def register(meteora: Meteora, adapter: dict[str, Any], names: list[str]) -> None:
