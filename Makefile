@@ -139,7 +139,7 @@ asan: $(VENV)/.stamp-requirements ## the kernels and parsers under AddressSaniti
 miri: $(VENV)/.stamp-requirements ## the registry, packing and parsing under miri (needs nightly with miri; kernels take it hours)
 	$(call step,Miri)
 	@export MIRIFLAGS='-Zmiri-disable-isolation'; miri="cargo +nightly miri test --target-dir target/miri -p meteora-core"; \
-	  $$miri --lib -- pack rows json; $$miri --test registry -- capacity in_place places rules
+	  $$miri --lib -- transpose pack rows json; $$miri --test registry -- capacity in_place places rules
 
 fuzz-plain: ## the fuzz targets without cargo-fuzz, under AddressSanitizer (FUZZ_RUNS=1000000; needs nightly)
 	$(call step,$(FUZZ_RUNS) runs of each fuzz target)
