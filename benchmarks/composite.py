@@ -10,8 +10,6 @@ the third question's number is read as a line break, in all variants alike; `…
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,8 @@ from meteora_rs.cli.loading import load_model
 from meteora_rs.evaluate import Gates, Report, Variant, evaluate, read_tasks
 
 from benchmarks.evaluation import numbers
+from benchmarks.written import write
 
-HERE = Path(__file__).parent
 TASK = "composite_3"
 
 
@@ -73,10 +71,7 @@ def main() -> None:
         max_new_tokens=args.max_new_tokens,
     )  # fmt: skip
     print(report)
-    out = args.out or HERE / "results" / f"composite-{datetime.date.today()}.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(told(report), indent=1) + "\n")
-    print(f"wrote {out}")
+    write(told(report), "composite", args.out)
 
 
 if __name__ == "__main__":

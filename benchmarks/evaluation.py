@@ -12,8 +12,6 @@ added to. Ways to answer: `own` (the task's own adapter), `base`, `k=1` and `k=2
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -29,8 +27,8 @@ from meteora_rs.evaluate import OWN, Chosen, Gates, Report, Task, Variant, evalu
 from meteora_rs.evaluate.report import Score
 
 from benchmarks.request_level import choose
+from benchmarks.written import write
 
-HERE = Path(__file__).parent
 WITHOUT_FIT = "own,base,request,arrow,uniform"
 WITH_FIT = "own,base,k=1,k=2,request,arrow,uniform"
 
@@ -125,10 +123,7 @@ def main() -> None:
     result = {"items": args.items, "machine": {**machine, "threads": torch.get_num_threads()}, **told(report)}
     if right is not None:
         result["request_level_right"] = right
-    out = args.out or HERE / "results" / f"evaluation-{datetime.date.today()}.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {out}")
+    write(result, "evaluation", args.out)
 
 
 if __name__ == "__main__":

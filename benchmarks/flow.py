@@ -10,8 +10,6 @@ task's own adapter, which neither has seen.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,8 @@ from meteora_rs.cli.texts import read_texts
 from meteora_rs.gates.mix import learn_mix
 from meteora_rs.loss import response_losses
 
-HERE = Path(__file__).parent
+from benchmarks.written import write
+
 OTHERS = "cs_algorithms,logical_deduction,strategyqa,winowhy"
 
 
@@ -75,10 +74,7 @@ def main() -> None:
     result = {
         "arguments": told, "losses": losses, "seconds": seconds, "mix": dict(mix.weights), "curve": report.curve
     }  # fmt: skip
-    out = args.out or HERE / "results" / f"flow-{datetime.date.today()}.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {out}")
+    write(result, "flow", args.out)
 
 
 if __name__ == "__main__":

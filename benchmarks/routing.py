@@ -14,7 +14,6 @@ item.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import resource
@@ -30,7 +29,8 @@ from meteora_rs.cli.texts import read_texts
 from meteora_rs.gates.fit.data import Example, encode
 from meteora_rs.loss import token_losses
 
-HERE = Path(__file__).parent
+from benchmarks.written import write
+
 GENERAL = "topical_chat,gsm8k,alpaca,cnn_dailymail"
 
 
@@ -140,10 +140,7 @@ def main() -> None:
         print(f"{name} came late, in {result['late'][name]['seconds']:.1f} s", flush=True)
         if args.items:
             result["late"][name]["tasks"] = evaluated()
-    out = args.out or HERE / "results" / f"routing-{datetime.date.today()}.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {out}")
+    write(result, "routing", args.out)
 
 
 if __name__ == "__main__":

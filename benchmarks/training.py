@@ -11,8 +11,6 @@ four minutes of one core. Losses are nats a token; `spread` as in `benchmarks.ro
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import platform
 import time
@@ -26,8 +24,8 @@ from meteora_rs.cli.loading import load_model
 from meteora_rs.cli.texts import read_texts
 
 from benchmarks.routing import evaluate
+from benchmarks.written import write
 
-HERE = Path(__file__).parent
 NAMES = "cs_algorithms,object_counting,reasoning_about_colored_objects,strategyqa"
 TRAININGS = "fitted:1:54:3e-4,cold:1:54:5e-3,fitted:2:21:3e-4,cold:2:21:5e-3"
 
@@ -84,10 +82,7 @@ def main() -> None:
         spent = {"wall_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
         print(training, report, spent, sep="\n", flush=True)
         result[training] = {**spent, "curve": report.curve, **judged(meteora, tokenizer, args)}
-    out = args.out or HERE / "results" / f"training-{datetime.date.today()}.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {out}")
+    write(result, "training", args.out)
 
 
 if __name__ == "__main__":
