@@ -33,8 +33,9 @@ WITHOUT_FIT = "own,base,request,arrow,uniform"
 WITH_FIT = "own,base,k=1,k=2,request,arrow,uniform"
 
 
-def limits(tasks: Sequence[Task], tokenizer: Any) -> dict[str, int]:
-    """How many tokens an answer may take: the longest reference's, a quarter more, and four."""
+def limits(data: Path, names: Sequence[str], tokenizer: Any) -> dict[str, int]:
+    """How many tokens an answer may take: the longest reference's of the whole task, a quarter more, and four."""
+    tasks = read_tasks(data, names)
     longest = {task.name: max(len(tokenizer(item.response)["input_ids"]) for item in task.items) for task in tasks}
     return {name: count * 5 // 4 + 4 for name, count in longest.items()}
 
@@ -116,7 +117,7 @@ def main() -> None:
     ways, right = variants(names, meteora, tokenizer, tasks, args.tasks)
     report = evaluate(
         meteora, tasks, args.folder, tokenizer=tokenizer, variants=ways, loss=True,
-        task_max_new_tokens=limits(tasks, tokenizer),
+        task_max_new_tokens=limits(args.tasks, [task.name for task in tasks], tokenizer),
     )  # fmt: skip
     print(report)
     machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}

@@ -19,10 +19,10 @@ import torch
 from meteora_rs.cli.loading import load_model
 from meteora_rs.cli.texts import read_texts
 from meteora_rs.loss import Encoded, encode_pair, padded_left
+from meteora_rs.packing import packed
 from peft import LoraConfig, get_peft_model
 from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -44,15 +44,22 @@ def batches(texts: list[list[Encoded]], size: int, steps: int) -> list[list[Enco
     return found
 
 
-def loss_of(model: Any, batch: list[Encoded]) -> Tensor:
-    """Mean cross-entropy over the responses' tokens."""
-    longest = max(count for _, count in batch)
-    inputs = padded_left(batch)
-    logits = model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1]
-    targets = inputs["input_ids"][:, -longest:].clone()
-    for row, (_, count) in enumerate(batch):
-        targets[row, : longest - count] = -100
-    return cross_entropy(logits.flatten(0, 1), targets.flatten())
+def backward(model: Any, batch: list[Encoded]) -> float:
+    """Gradients of the mean cross-entropy over the responses' tokens, which is returned; like lengths together."""
+    tokens = sum(count for _, count in batch)
+    whole = 0.0
+    for rows in packed([len(ids) for ids, _ in batch], 1024):
+        part = [batch[row] for row in rows]
+        longest = max(count for _, count in part)
+        inputs = padded_left(part)
+        logits = model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1]
+        targets = inputs["input_ids"][:, -longest:].clone()
+        for row, (_, count) in enumerate(part):
+            targets[row, : longest - count] = -100
+        loss = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / tokens
+        loss.backward()
+        whole += loss.item()
+    return whole
 
 
 def main() -> None:
@@ -89,15 +96,13 @@ def main() -> None:
         start = time.process_time()
         for group in optimizer.param_groups:
             group["lr"] = args.rate * min(1, (step + 1) / 10) * max(0.05, 1 - step / args.steps)
-        loss = loss_of(model, batch)
-        loss.backward()
+        loss = backward(model, batch)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        print(f"step {step + 1}: loss {loss.item():.4f}, {time.process_time() - start:.1f} s", flush=True)
-        if (step + 1) % 2 == 0 or step + 1 == args.steps:
-            model.save_pretrained(args.out)
-            torch.save({"step": step + 1, "optimizer": optimizer.state_dict()}, state)
+        print(f"step {step + 1}: loss {loss:.4f}, {time.process_time() - start:.1f} s", flush=True)
+        model.save_pretrained(args.out)
+        torch.save({"step": step + 1, "optimizer": optimizer.state_dict()}, state)
     weights = args.out / "adapter_model.safetensors"
     halves = {key: value.to(torch.bfloat16).contiguous() for key, value in load_file(weights).items()}
     save_file(halves, weights, metadata={"format": "pt"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from meteora_rs.routes import BASE
@@ -15,6 +15,8 @@ _PALETTE = (
     "#77aadd", "#bb5566", "#117733", "#ddaa33", "#004488", "#cc6677",
 )  # fmt: skip
 _GREY = "#bbbbbb"
+_GLYPH = 7.5
+"""Width of a character of 12 pixels in a wide font: labels get the room that they need."""
 
 
 class Colours:
@@ -36,7 +38,7 @@ class Colours:
 
 def bars(rows: Sequence[tuple[str, Mapping[str, Score]]], colours: Colours) -> str:
     """A group of horizontal bars for each row, on a scale from 0 to 100%."""
-    left, width, bar, gap = 330, 560, 14, 12
+    left, width, bar, gap = _room(label for label, _ in rows), 560, 14, 12
     parts, y = [], 20
     for percent in range(0, 101, 20):
         x = left + width * percent / 100
@@ -60,7 +62,8 @@ def bars(rows: Sequence[tuple[str, Mapping[str, Score]]], colours: Colours) -> s
 
 def heat_map(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> str:
     """Shares as shades with their percentages; a row sums to 100."""
-    left, top, cell, height = 270, 170, 44, 24
+    left, slanted, cell, height = _room(rows), _room(map(_say, columns)), 44, 24
+    top = 0.77 * slanted + 12
     parts = []
     for place, name in enumerate(columns):
         x = left + cell * place + cell / 2
@@ -77,7 +80,7 @@ def heat_map(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]) ->
                 f'</rect><text x="{x + cell / 2}" y="{y + 16}" text-anchor="middle" fill="{ink}">'
                 f"{share * 100:.0f}</text>"
             )
-    return _svg(left + cell * len(columns) + 150, top + height * len(rows) + 6, parts)
+    return _svg(left + cell * len(columns) + 0.64 * slanted, top + height * len(rows) + 6, parts)
 
 
 def stacks(columns: Sequence[Mapping[str, float]], colours: Colours) -> str:
@@ -92,14 +95,20 @@ def stacks(columns: Sequence[Mapping[str, float]], colours: Colours) -> str:
                 f'fill="{colours[name]}"><title>{escape(_say(name))}: {share:.0%}</title></rect>'
             )
             y += share
-    return _svg(width * len(columns), height, parts)
+    for x, anchor, text in ((0, "start", "start"), (width * len(columns), "end", "end of the answers")):
+        parts.append(f'<text x="{x}" y="{height + 16}" text-anchor="{anchor}" fill="#666">{text}</text>')
+    return _svg(width * len(columns), height + 22, parts)
 
 
 def _svg(width: float, height: float, parts: Sequence[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'height="{height:.0f}" role="img">{"".join(parts)}</svg>'
+        f'height="{height:.0f}" role="img" font-size="12" font-family="system-ui, sans-serif">{"".join(parts)}</svg>'
     )
+
+
+def _room(labels: Iterable[str]) -> float:
+    return _GLYPH * max(map(len, labels), default=0) + 12
 
 
 def _share(value: float) -> float:

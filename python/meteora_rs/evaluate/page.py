@@ -17,7 +17,8 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem
 h1, h2, h3 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
 table { border-collapse: collapse; font-size: 13px; } td, th { padding: .25rem .6rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; } tr { border-bottom: 1px solid #ddd; }
-small, .interval { color: #666; } svg { max-width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; }
+small, .interval { color: #666; } td .interval { display: block; white-space: nowrap; }
+svg { max-width: 100%; height: auto; }
 .legend span { display: inline-block; margin-right: 1rem; } .legend i { display: inline-block; width: .8em;
   height: .8em; margin-right: .35em; border-radius: 2px; } .wide { overflow-x: auto; }
 """
