@@ -76,7 +76,10 @@ def told(report: Report) -> dict[str, Any]:
             "score": numbers({name: scores[task.metrics[0]] for name, scores in task.scores.items()}),
             "ratio_to_own": numbers(task.ratios),
             "loss": numbers(task.losses),
-            "served": task.served,
+            "served": {
+                name: {who: round(share, 3) for who, share in shares.items() if share >= 0.005}
+                for name, shares in task.served.items()
+            },
         }
         for task in report.tasks
     }
@@ -121,7 +124,11 @@ def main() -> None:
     )  # fmt: skip
     print(report)
     machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    result = {"items": args.items, "machine": {**machine, "threads": torch.get_num_threads()}, **told(report)}
+    result: dict[str, Any] = {
+        "items": args.items,
+        "machine": {**machine, "threads": torch.get_num_threads()},
+        **told(report),
+    }
     if right is not None:
         result["request_level_right"] = right
     write(result, "evaluation", args.out)
