@@ -128,6 +128,19 @@ def test_nothing_of_a_request_is_taken_before_it_has_its_plan(model: PreTrainedM
     assert meteora.stats().slots.held == 0
 
 
+def test_who_waits_holds_nothing_that_it_waits_for(tiered: Meteora) -> None:
+    """What is live when a request asks is not kept from those who make room, itself among them."""
+    tiered.prefetch(["a", "b"])
+    with tiered._admission(["c"]):
+        stays = sorted(live(tiered))
+        waiting = threading.Thread(target=by, args=(tiered, Auto(only=("d", "e"))))
+        waiting.start()
+        until(lambda: tiered.stats().admissions.waiting > 0)  # type: ignore[union-attr]
+        tiered.set_alias("other", stays[0])  # a change that no request asked for: the default plan is another now
+    waiting.join(10)
+    assert live(tiered) == {"d", "e"} and tiered.stats().slots.held == 0
+
+
 def test_an_event_loop_waits_without_standing_still(tiered: Meteora) -> None:
     async def hold(name: str, entered: asyncio.Event, release: asyncio.Event) -> None:
         async with tiered.routing(name):

@@ -34,9 +34,10 @@ class Routing(ContextDecorator):
         changed: dict[str, Any] = {"top_k": self._top_k, "temperature": self._temperature}
         replace(meteora.config, **{key: value for key, value in changed.items() if value is not None})  # checks them
         context = meteora._context
-        current = context.current()
-        within = None if context.is_default() else current
-        plan = context.plan(self._listed(), current.trace, self._top_k, self._temperature, within)
+        # Not the default plan: it holds what is live now, which others may have to wait for while this one waits.
+        within = None if context.is_default() else context.current()
+        trace = None if within is None else within.trace
+        plan = context.plan(self._listed(), trace, self._top_k, self._temperature, within)
         self._block = context.enter(plan, "routing")
         self._block.__enter__()
 
