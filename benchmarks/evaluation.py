@@ -18,10 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import meteora_rs
 import torch
-from meteora_rs import BASE, Meteora, MeteoraConfig, Mix
-from meteora_rs.cli.loading import load_model
+from meteora_rs import BASE, Meteora, Mix
+from meteora_rs.cli.loading import attach, load_model
 from meteora_rs.cli.texts import read_texts
 from meteora_rs.evaluate import OWN, Chosen, Gates, Report, Task, Variant, evaluate, read_tasks
 from meteora_rs.evaluate.report import Score
@@ -87,17 +86,6 @@ def told(report: Report) -> dict[str, Any]:
     return {"mean": {name: numbers(scores) for name, scores in whole.items()}, "tasks": tasks}
 
 
-def attached(args: argparse.Namespace, model: Any) -> Meteora:
-    """The bundle, or the folder's adapters with Arrow's gates."""
-    if args.bundle is not None:
-        return meteora_rs.attach_pretrained(model, args.bundle)
-    meteora = meteora_rs.attach(model, MeteoraConfig(top_k=2))
-    for folder in sorted(args.adapters.iterdir()):
-        if folder.is_dir():
-            meteora.load_adapter(folder, adapter_name=folder.name)
-    return meteora
-
-
 def main() -> None:
     """Answer, score, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -112,7 +100,8 @@ def main() -> None:
     args = parser.parse_args()
 
     model, tokenizer = load_model(None)
-    meteora = attached(args, model)
+    folders = [args.bundle] if args.bundle else sorted(path for path in args.adapters.iterdir() if path.is_dir())
+    meteora = attach(model, [str(folder) for folder in folders])
     tasks = read_tasks(
         args.tasks, args.names.split(",") if args.names else [r.name for r in meteora.adapters()], limit=args.items
     )

@@ -6,7 +6,6 @@ Ratios in one run, PEFT beside us; writes benchmarks/results/hot-<date>.json, wi
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -20,12 +19,13 @@ from peft import PeftModel
 from peft.utils.hotswap import hotswap_adapter
 
 from benchmarks import models
-from benchmarks.__main__ import HERE, machine
+from benchmarks.__main__ import machine
 from benchmarks.beside import Scene, beside, busy_core, come_and_go, every_second, spin
 from benchmarks.crowd import crowd
 from benchmarks.random_adapters import write_adapters
 from benchmarks.stages import first_token, timed, warm_load
 from benchmarks.timing import PREFILL, PROMPT, Variant
+from benchmarks.written import HERE, write
 
 RANK = 16
 SLOTS = 8
@@ -124,11 +124,9 @@ def main() -> None:
         args.rounds = 2
     results = run(args)
     show(results)
-    folder = HERE / ("local" if args.quick else "results")
-    folder.mkdir(exist_ok=True)
-    file = folder / f"hot-{results['machine']['date']}.json"
-    file.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"\nwrote {file}; meteora-rs at {Path(meteora_rs.__file__).parent}")
+    kept_out = HERE / "local" / f"hot-{results['machine']['date']}.json"
+    write(results, "hot", kept_out if args.quick else None)
+    print(f"meteora-rs at {Path(meteora_rs.__file__).parent}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+from benchmarks.random_adapters import PROJECTIONS
 
 
 def batches(texts: list[list[Encoded]], size: int, steps: int) -> list[list[Encoded]]:
@@ -76,7 +76,9 @@ def main() -> None:
 
     torch.manual_seed(0)
     base, tokenizer = load_model(None)
-    model: Any = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules=PROJECTIONS, task_type="CAUSAL_LM"))
+    model: Any = get_peft_model(
+        base, LoraConfig(r=8, lora_alpha=16, target_modules=list(PROJECTIONS), task_type="CAUSAL_LM")
+    )
     texts = []
     for name in args.names.split(","):
         pairs = [encode_pair(tokenizer, pair) for pair in read_texts(args.tasks / name / "train.jsonl")]

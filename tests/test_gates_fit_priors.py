@@ -32,7 +32,7 @@ def choose(
         biases = [rows[name][path][1] for name in NAMES]
         return [(OWN if isinstance(route, str) else routed(ids[0], biases), 1) for ids, _ in encoded]
 
-    monkeypatch.setattr("meteora_rs.gates.fit.priors.token_losses", losses)
+    monkeypatch.setattr("meteora_rs.gates.fit.held_out.token_losses", losses)
     chosen, priors = choose_priors(meteora, NAMES, gates, EXAMPLES, Auto(), lambda _: None)
     return meteora, chosen, priors
 

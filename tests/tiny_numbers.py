@@ -8,6 +8,7 @@ from typing import Any
 import meteora_rs
 import torch
 from meteora_rs import Meteora, MeteoraConfig
+from meteora_rs.gates.fit.data import Example
 
 HIDDEN, VOCABULARY = 32, 50
 ALPHABETS = {"first": range(0, 18), "second": range(15, 33), "__base__": range(30, 48)}
@@ -64,3 +65,9 @@ def texts(seed: int, count: int = 24) -> dict[str, list[str]]:
 def drawn(draw: random.Random, alphabet: range, count: int) -> list[str]:
     """Texts of numbers from one alphabet."""
     return [" ".join(str(draw.choice(alphabet)) for _ in range(draw.randint(6, 20))) for _ in range(count)]
+
+
+def example(length: int, response: int, label: int = 0, held: bool = True) -> Example:
+    """A text of a class that never teaches, or teaches nothing."""
+    ids = torch.randint(VOCABULARY, (length,), generator=torch.Generator().manual_seed(length)).tolist()
+    return Example(label, tuple(ids), response, (), (), held)

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from meteora_rs.loss import token_losses
-from meteora_rs.routes import Auto, Route
+from meteora_rs.routes import Auto
 
 from .data import Example
-from .temperature import held_out
+from .held_out import class_losses, held_out
 
 if TYPE_CHECKING:
     from meteora_rs.meteora import Meteora
@@ -52,17 +51,11 @@ def choose_priors(
     if not texts:
         return gates, {}
 
-    def losses(route_of: Callable[[int], Route]) -> dict[int, float]:
-        found = {}
-        for label in sorted({example.label for example in texts}):
-            own = [example.encoded for example in texts if example.label == label]
-            each = token_losses(meteora, own, route_of(label), top_k=1)
-            found[label] = sum(nats / count for nats, count in each) / len(each)
-        return found
-
     trying("own adapters")
-    own = losses(lambda label: names[label])
-    best = losses(lambda _: route)
+    own: dict[int, float] = {}
+    for label in {example.label for example in texts}:
+        own |= class_losses(meteora, [each for each in texts if each.label == label], names[label], top_k=1)
+    best = class_losses(meteora, texts, route, top_k=1)
     priors: dict[str, float] = {}
     worst = sorted((label for label in own if best[label] - own[label] > SHORT), key=lambda at: own[at] - best[at])
     for label in worst[:MOST]:
@@ -70,7 +63,7 @@ def choose_priors(
         for prior in TRIED:
             trying(f"{name} {prior:+g}")
             meteora.set_gates({name: _raised(gates[name], prior)})
-            now = losses(lambda _: route)
+            now = class_losses(meteora, texts, route, top_k=1)
             if sum(now.values()) > sum(best.values()) - GAIN * len(best):
                 break
             best, priors[name] = now, prior

@@ -1,0 +1,27 @@
+"""The texts that priors and the temperature are tried on, and what the model loses on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from meteora_rs.gates.fit.held_out import READ, class_losses, held_out
+from meteora_rs.routes import Auto
+from tiny_numbers import attached, example
+
+
+def test_every_class_has_its_shortest_held_out_texts_tried() -> None:
+    examples = [example(READ, 1, 0), example(READ - 1, 1, 1), example(50, 1, 1), example(9, 1, 2, held=False)]
+    assert [(each.label, len(each.ids)) for each in held_out(examples)] == [(1, 50), (0, READ)]
+    short = [example(10 + place, 1, label) for label in (0, 1) for place in range(4)]
+    assert [len(each.ids) for each in held_out(short)] == [10, 10, 11, 11, 12, 12, 13, 13]
+
+
+def test_a_class_counts_by_the_mean_over_its_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def losses(_: Any, encoded: list[Any], route: Any, **options: Any) -> list[tuple[float, int]]:
+        assert route == Auto() and options == {"top_k": 1, "temperature": None}
+        return [(float(len(ids)), 2) for ids, _ in encoded]
+
+    monkeypatch.setattr("meteora_rs.gates.fit.held_out.token_losses", losses)
+    texts = [example(4, 1, 0), example(8, 1, 1), example(6, 1, 0)]
+    assert class_losses(attached(), texts, Auto(), top_k=1) == {0: 2.5, 1: 4.0}
