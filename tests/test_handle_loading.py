@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import pytest
 from meteora_rs import Auto, Meteora, MeteoraConfig, attach
+from meteora_rs.context import RoutingContext
 from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError
 from meteora_rs.gates import ArrowGate
 from meteora_rs.groups import equal_gates
@@ -83,3 +84,37 @@ def test_an_interrupt_over_its_own_place_ends_with_the_new_weights(model: PreTra
     for route in ("a", Auto()):
         with meteora.routing(route), alone.routing(route):
             assert equal(logits(model, prompt()), logits(alone.model, prompt()))
+
+
+def by_default(meteora: Meteora) -> list[str]:
+    """Whom the default plan reaches: compiled graphs use it, and who calls a part of the model by itself."""
+    return [name for _, name, *_ in meteora._context.default.plan.native.adapters()]
+
+
+@pytest.mark.parametrize("where", ["pipeline.Load._before_writing", "attached.RoutingContext.refresh"])
+def test_what_stood_aside_for_a_reload_that_failed_is_back_for_all(model: PreTrainedModel, where: str) -> None:
+    meteora = attach(model, MeteoraConfig(max_adapters=1, pool_rank=8))
+    meteora.load_adapter(adapter(model, 8, seed=0), "a")
+    assert by_default(meteora) == ["a"]
+    refresh, signals = RoutingContext.refresh, iter([KeyboardInterrupt])
+
+    def fail(*args: RoutingContext) -> None:
+        if where.endswith("refresh"):
+            refresh(*args)
+        for signal in signals:
+            raise signal
+
+    with patch(f"meteora_rs.handle.{where}", fail), pytest.raises(KeyboardInterrupt):
+        meteora.reload_adapter("a", adapter(model, 8, seed=1))
+    assert by_default(meteora) == ["a"]
+
+
+def test_a_signal_when_the_default_plan_has_just_been_let_go(loaded: Meteora) -> None:
+    class Interrupted:
+        def release(self) -> None:
+            raise KeyboardInterrupt
+
+    loaded._context.default.plan.native = Interrupted()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        loaded._require_quiet("quiet")
+    assert by_default(loaded) == ["math", "law", "sql"]

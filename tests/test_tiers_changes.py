@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 import tiny_numbers
 from meteora_rs import Auto, Meteora, MeteoraConfig
 from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, CapacityError
+from meteora_rs.handle.cancel import Cancellation
 from meteora_rs.handle.gate_change import GateChange
+from meteora_rs.handle.pipeline import Load
 from meteora_rs.tiers import Tiers
 from meteora_rs.tiers.turn import Turn
 from tiers_case import NAMES, alone, attached, by, live
@@ -139,6 +142,87 @@ def test_gates_that_change_while_it_is_reloaded(tiered: Meteora, monkeypatch: py
     monkeypatch.setattr(Tiers, "pack", packed)
     tiered.reload_adapter("a", adapter(tiered.model, 4, seed=0))
     assert equal(by(tiered, FITTED), alone(FITTED, gates=True))
+
+
+def in_place(model: PreTrainedModel) -> tuple[Meteora, Load]:
+    """Room for one, "a", and a reload that is writing over it."""
+    meteora = attached(model, slots=1)
+    meteora.load_adapter(adapter(model, 4, seed=0), "a")
+    load = meteora._loader(adapter(model, 4, seed=1), "a", None, None, None, reload=True)(Cancellation())
+    assert load._reservation is not None and load._reservation.in_place
+    return meteora, load
+
+
+CHANGES: dict[str, Callable[[Meteora], object]] = {
+    "unload": lambda meteora: meteora.unload_adapter("a"),
+    "reload": lambda meteora: meteora.reload_adapter("a", adapter(meteora.model, 4, seed=2)),
+    "gates": lambda meteora: meteora.set_gates({"a": gate_rows(meteora, 2)}),
+    "pin": lambda meteora: meteora.pin_adapter("a"),
+    "request": lambda meteora: by(meteora, "a"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_reloaded_in_its_own_place_does_not_rest(model: PreTrainedModel, change: str) -> None:
+    """A change that took it for resting was lost: what was unloaded came back, new weights and gates went."""
+    meteora, load = in_place(model)
+    assert [record.name for record in meteora.registered_adapters()] == ["a"]
+    with pytest.raises(AdapterInUseError):
+        CHANGES[change](meteora)
+    load.publish()
+    assert equal(by(meteora, "a"), alone("b"))
+
+
+def test_of_two_under_one_name_one_is_refused(tiered: Meteora, model: PreTrainedModel) -> None:
+    load = tiered._loader(adapter(model, 4, seed=0), "new", "arrow", None, None, reload=False)(Cancellation())
+    tiered.register_adapter(adapter(model, 4, seed=1), "new")
+    with pytest.raises(AdapterInUseError, match="meanwhile"):
+        load.publish()
+    assert equal(by(tiered, "new"), alone("b"))
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("name", ["new", "a"])
+def test_what_is_live_is_registered_though_a_signal_comes_between(
+    tiered: Meteora, model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, name: str, late: bool
+) -> None:
+    tiered.prefetch(["a"])
+    keep, signals = Tiers.keep, iter([KeyboardInterrupt])
+
+    def kept(tiers: Tiers, *args: Any) -> Any:
+        for signal in () if late else signals:
+            raise signal
+        record = keep(tiers, *args)
+        for signal in signals:
+            raise signal
+        return record
+
+    monkeypatch.setattr(Tiers, "keep", kept)
+    with pytest.raises(KeyboardInterrupt):
+        source = adapter(model, 4, seed=4)
+        _ = tiered.reload_adapter(name, source) if name == "a" else tiered.load_adapter(source, name)
+    for _ in range(2):
+        assert equal(by(tiered, name), alone("e"))
+        tiered.prefetch(["b", "c"])
+
+
+def test_what_a_fit_had_pinned_is_let_go_whatever_happens(tiered: Meteora, monkeypatch: pytest.MonkeyPatch) -> None:
+    pin = Meteora.pin_adapter
+
+    def interrupted(meteora: Meteora, name: str) -> None:
+        pin(meteora, name)
+        if name == "b":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Meteora, "pin_adapter", interrupted)
+    with pytest.raises(KeyboardInterrupt), tiered._kept_on_device(["a", "b"]):
+        pass
+    assert not any(record.pinned for record in tiered.adapters())
+    monkeypatch.undo()
+    with tiered._kept_on_device(["a", "b"]):
+        tiered.pin_adapter("a", False)
+        tiered.unload_adapter("a")
+    assert [(record.name, record.pinned) for record in tiered.adapters()] == [("b", False)]
 
 
 def test_a_fit_brings_its_adapters_in() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
 from typing import TYPE_CHECKING, TypeAlias
@@ -257,9 +258,14 @@ class RoutingContext:
             self.default.plan = self.plan([Auto()], None)
             raise
 
-    def release_default(self) -> None:
-        """Let the default plan hold no snapshot until `refresh`, so that an in-place reload finds no reader."""
-        self.default.plan.native.release()
+    @contextmanager
+    def without_default(self) -> Iterator[None]:
+        """Inside, the default plan holds no snapshot, so that what is changed in its place finds no reader."""
+        try:  # a signal may come as soon as it is released
+            self.default.plan.native.release()
+            yield
+        finally:
+            self.refresh()
 
     def enter(self, plan: Plan, what: str, inside: bool = False) -> Block:
         """A block with `plan` in force; `inside` a call of the model, rows are not checked again."""

@@ -43,14 +43,11 @@ class GateChange:
             meteora._require_attached()
             if self._moved():
                 return False
-            meteora._context.release_default()
-            try:
+            with meteora._context.without_default():
                 reservation = meteora._registry.reserve_gates(self._live, self._changes.get(BASE) is not None)
                 if reservation.in_place:  # under the lock: a request that begins now waits
                     self._publish(reservation, self._write(reservation))
                     return True
-            finally:
-                meteora._context.refresh()
         equal = self._write(reservation)
         with meteora._writer:
             if self._moved():

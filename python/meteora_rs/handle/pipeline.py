@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meteora_rs import _native, gates
 from meteora_rs.errors import CapacityError
@@ -53,19 +53,23 @@ class Load:
         """
         gate = self._check()
         cancellation.hold()
-        self._reservation = self._reserve(cancellation)
         try:
+            self._reservation = self._reserve(cancellation)
             cancellation.writing(self._reservation)
             prepared = gate or self._kept_gate()
             self._before_writing(prepared)
             self._prepared = prepared
             self._write(cancellation)
         except BaseException as error:
-            if self._reservation.in_place and self._prepared and not isinstance(error, Exception):
+            taken_over = self._reservation is not None and self._reservation.in_place
+            if taken_over and self._prepared and not isinstance(error, Exception):
                 # Ctrl-C, when half of it may have been written over the old rows: to the end, then out.
                 self._write(Cancellation())
                 self.publish()
             self.abandon()
+            if self._reload:  # what has stood aside for it is back
+                with self._meteora._writer:
+                    self._meteora._context.refresh()
             raise
         return self
 
@@ -85,8 +89,11 @@ class Load:
     def _before_writing(self, gate: Gate) -> None:
         """What a subclass does when all has been checked; it may refuse."""
 
-    def _made_live(self, generation: int) -> None:
-        """What a subclass does when requests can see it, under the writer's lock; it can't fail."""
+    def _make_live(self) -> dict[str, Any]:
+        """The one step, under the writer's lock; the adapter's record."""
+        reservation, gate = self._reservation, self._prepared
+        assert reservation is not None and gate is not None
+        return self._meteora._registry.publish(reservation, self._adapter, gate.kind, gate.kind != "none")
 
     def _write(self, cancellation: Cancellation) -> None:
         meteora, reservation, gate = self._meteora, self._reservation, self._prepared
@@ -106,15 +113,14 @@ class Load:
         Raises:
             MeteoraError: the handle has been detached.
         """
-        meteora, reservation, gate = self._meteora, self._reservation, self._prepared
-        assert reservation is not None and gate is not None
+        meteora, reservation = self._meteora, self._reservation
+        assert reservation is not None
         try:
             with meteora._writer, meteora.times.stage("publish"):
                 meteora._require_attached()  # the stages before take a while
                 meteora._share_gates({reservation.slot: self._equal})  # before a request can read the slot
                 try:
-                    record = meteora._registry.publish(reservation, self._adapter, gate.kind, gate.kind != "none")
-                    self._made_live(record["generation"])
+                    record = self._make_live()
                     meteora._share_gates()
                 finally:
                     meteora._context.refresh()
@@ -145,12 +151,8 @@ class Load:
             pass
         # The default plan holds the old generation; after a change that was interrupted, what has gone. It must not
         # come back meanwhile.
-        with meteora._writer:
-            meteora._context.release_default()
-            try:
-                return meteora._registry.reserve(*args)
-            finally:
-                meteora._context.refresh()
+        with meteora._writer, meteora._context.without_default():
+            return meteora._registry.reserve(*args)
 
     def _kept_gate(self) -> Gate:
         """The gate that the adapter has, for its new weights; it can't change meanwhile."""

@@ -92,8 +92,8 @@ class Tiering(Attached):
         try:
             for name in names:
                 if self.tiers is not None and self.tiers.knows(name) and name not in before:
+                    pinned.append(name)  # first: a signal may end what comes now
                     self._whole.pin_adapter(name)
-                    pinned.append(name)
             yield
         finally:
             for name in pinned:
@@ -103,6 +103,8 @@ class Tiering(Attached):
         while True:
             try:
                 return self._registry.pin(name, False)
+            except AdapterNotFoundError:  # it never came, or somebody has unpinned and unloaded it
+                return None
             except AdapterInUseError:  # a reload of it is on its way
                 time.sleep(0.005)
 

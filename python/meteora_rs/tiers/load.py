@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from meteora_rs import _native, gates
-from meteora_rs.errors import AdapterInUseError
+from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError
 from meteora_rs.gates import Gate
 from meteora_rs.handle.cancel import Cancellation
 from meteora_rs.handle.pipeline import Load
@@ -62,9 +64,26 @@ class TieredLoad(Load):
     def _before_writing(self, gate: Gate) -> None:
         self._copy = self._tiers.pack(self._adapter, self._source, self._revision, gate)
 
-    def _made_live(self, generation: int) -> None:
-        assert self._copy is not None
-        self._tiers.keep(self._copy, generation)
+    def _make_live(self) -> dict[str, Any]:
+        tiers, copy, before = self._tiers, self._copy, self._generation()
+        assert copy is not None
+        if not self._reload and tiers.knows(self._name):
+            raise AdapterInUseError(f"adapter {self._name!r} is in use: one was registered under this name meanwhile")
+        try:
+            record = super()._make_live()
+            tiers.keep(copy, record["generation"])
+        except BaseException:  # a signal, which may have come when it was live already: then the host has it too
+            if (generation := self._generation()) != before:
+                tiers.keep(copy, generation)
+            raise
+        return record
+
+    def _generation(self) -> int | None:
+        """Under which it is live now."""
+        try:
+            return self._meteora.adapter(self._name).generation
+        except AdapterNotFoundError:
+            return None
 
     def _reserve(self, cancellation: Cancellation) -> _native.Reservation:
         """A place for a new adapter, if need be another's, in its turn."""

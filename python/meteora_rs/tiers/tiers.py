@@ -83,10 +83,10 @@ class Tiers:
         return Copy(native, Registration(folder, revision, adapter.stamp, record))
 
     def keep(self, copy: Copy, generation: int | None = None) -> AdapterRecord:
-        """Register what has been packed; `generation` is that under which it is on the device."""
+        """Register what has been packed; `generation` is that under which it is on the device. Twice is as once."""
         name = copy.registration.record.name
-        self.native.keep(copy.native, generation)
         self._registered[name] = copy.registration
+        self.native.keep(copy.native, generation)
         self.native.touch(name)
         return self.record(name)
 

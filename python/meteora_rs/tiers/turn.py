@@ -49,11 +49,8 @@ class Turn:
         self._seen = meteora._registry.freed()
         with meteora._writer:
             meteora._require_attached()
-            meteora._context.release_default()  # it reaches all that may go
-            try:
+            with meteora._context.without_default():  # it reaches all that may go
                 made, self._shortage = make()
-            finally:
-                meteora._context.refresh()
         return made
 
     def wait(self) -> None:

@@ -138,6 +138,11 @@ impl Snapshot {
         self.names.get(name).and_then(|&slot| self.at(slot))
     }
 
+    /// Whether there is an adapter with this name, be it that a reload is writing its own place and nobody may use it.
+    pub fn has(&self, name: &str) -> bool {
+        self.names.contains_key(name) || self.reloading.contains(name)
+    }
+
     /// The adapter with this name of its own.
     ///
     /// Errors: [`Error::AdapterInUse`] while a reload writes its own place; [`Error::AdapterNotFound`], which lists

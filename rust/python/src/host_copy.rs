@@ -37,10 +37,9 @@ impl HostCopy {
         hosted.clone().ok_or_else(kept)
     }
 
-    pub(crate) fn take(&self) -> PyResult<Hosted> {
-        let hosted = self.hosted()?;
-        self.hosted.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Ok(hosted)
+    /// None once it is kept.
+    pub(crate) fn take(&self) -> Option<Hosted> {
+        self.hosted.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

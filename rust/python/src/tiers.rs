@@ -89,7 +89,7 @@ impl Tiers {
         };
         contained(py, || {
             let live = self.registry.snapshot();
-            let stays = |name: &str| live.get(name).is_some();
+            let stays = |name: &str| live.has(name);
             let write = |site: usize, row: &mut [f32]| rows.write(&inner.modules, site, row);
             let hosted = Hosted {
                 packed: self.host.pack(inner, &self.sites, stays, write)?,
@@ -104,13 +104,13 @@ impl Tiers {
         .map_err(to_py)
     }
 
-    /// Keeps a packed adapter under its name; `generation` is that under which its rows are on the device.
+    /// Keeps a packed adapter under its name; `generation` is that under which its rows are on the device. One that is
+    /// kept already stays: so who was interrupted by a signal may do it again.
     #[pyo3(signature = (copy, generation))]
-    fn keep(&self, py: Python<'_>, copy: &HostCopy, generation: Option<u64>) -> PyResult<()> {
-        let mut hosted = copy.take()?;
+    fn keep(&self, py: Python<'_>, copy: &HostCopy, generation: Option<u64>) {
+        let Some(mut hosted) = copy.take() else { return };
         hosted.generation = generation;
         py.detach(|| self.host.insert(&copy.name, hosted));
-        Ok(())
     }
 
     /// Whether the gate rows of a packed adapter, if it took those of the host, are still the host's.
@@ -128,7 +128,7 @@ impl Tiers {
 
     /// Whether a copy that is held is what the host has under its name, and not on the device.
     fn rests(&self, copy: &HostCopy) -> PyResult<bool> {
-        let live = self.registry.snapshot().get(&copy.name).is_some();
+        let live = self.registry.snapshot().has(&copy.name);
         Ok(!live && self.is_kept(&copy.name, &copy.hosted()?))
     }
 
@@ -168,11 +168,11 @@ impl Tiers {
         records::info(py, &hosted.info).map(Some)
     }
 
-    /// The adapters that these routes name, and those of them that are not live; all are now the last to go.
+    /// The adapters that these routes name, and those of them that are `missing`; all are now the last to go.
     fn asked(&self, routes: Vec<RouteParts>) -> (Vec<String>, Vec<String>) {
         let snapshot = self.registry.snapshot();
         let names = named(&routes, snapshot.naming());
-        let is_live = |name: &str| snapshot.get(name).is_some();
+        let is_live = |name: &str| snapshot.has(name);
         self.residency
             .asked(names.iter().map(|name| (*name, is_live(name))));
         self.host.touch(names.iter().copied());
@@ -187,10 +187,11 @@ impl Tiers {
         self.host.touch([name]);
     }
 
-    /// Which of these are not live.
+    /// Which of these are not on the device. One that is being reloaded in its own place is there, though no request
+    /// can use it: what would change it meanwhile has to find it so.
     fn missing(&self, names: Vec<String>) -> Vec<String> {
         let snapshot = self.registry.snapshot();
-        let missing = names.into_iter().filter(|name| snapshot.get(name).is_none());
+        let missing = names.into_iter().filter(|name| !snapshot.has(name));
         missing.collect()
     }
 

@@ -41,6 +41,7 @@ fn it_is_out_of_sight_and_comes_back_when_dropped() {
     );
     let snapshot = registry.snapshot();
     assert!(snapshot.get("0").is_none(), "no new reader can take it");
+    assert!(snapshot.has("0") && snapshot.has("1") && !snapshot.has("2"));
     assert_eq!(
         snapshot.find("0").unwrap_err().to_string(),
         "adapter \"0\" is in use: it is being reloaded in its own place, as there is no room for a second generation; \
