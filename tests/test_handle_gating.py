@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import meteora_rs
 import pytest
 import torch
 from meteora_rs import Auto, Meteora, MeteoraConfig
 from meteora_rs.errors import AdapterInUseError
+from meteora_rs.gates import TensorGate
+from meteora_rs.handle.cancel import Cancellation
 from tiny import adapter, equal, gate_rows, logits, prompt, tiny_model
 from transformers import PreTrainedModel
 
@@ -107,3 +110,34 @@ def test_changes_while_requests_never_stop() -> None:
         thread.join()
     assert not torn and refused < 60
     assert meteora.stats().slots.free == 6
+
+
+def test_rows_that_are_read_are_of_one_moment(loaded: Meteora, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without requests new rows are written in place: who reads them meanwhile waits, and sees all of them."""
+    old, new = gate_rows(loaded, 1), gate_rows(loaded, 2)
+    loaded.set_gates({"math": old, "law": old})
+    write, seen, readers = TensorGate.write, [], []
+
+    def written(gate: TensorGate, *args: Any, **options: Any) -> None:
+        write(gate, *args, **options)
+        readers.append(threading.Thread(target=lambda: seen.append(loaded.gate_rows())))
+        readers[-1].start()
+        readers[-1].join(0.2)  # time enough to read half of it
+
+    monkeypatch.setattr(TensorGate, "write", written)
+    loaded.set_gates({"math": new, "law": new})
+    for reader in readers:
+        reader.join()
+    assert len(seen) == 2
+    for rows in seen:
+        assert len({equal(rows[name][path][0], new[path][0]) for name in ("math", "law") for path in new}) == 1
+
+
+def test_rows_of_what_is_reloaded_in_its_own_place_are_not_read(model: PreTrainedModel) -> None:
+    meteora = meteora_rs.attach(model, MeteoraConfig(max_adapters=1, pool_rank=8))
+    meteora.load_adapter(adapter(model, 8), "a", gate=gate_rows(meteora, 1))
+    load = meteora._loader(adapter(model, 8), "a", None, None, None, reload=True)(Cancellation())
+    with pytest.raises(AdapterInUseError, match="in its own place"):
+        meteora.gate_rows()
+    load.publish()
+    assert set(meteora.gate_rows()) == {"a"}

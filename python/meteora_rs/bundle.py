@@ -26,8 +26,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from meteora_rs.config import LARGEST_POOL, OF_HOST, MeteoraConfig
-from meteora_rs.errors import AdapterFormatError, AdapterInUseError, MeteoraError
-from meteora_rs.handle.record import GIVEN, AdapterRecord
+from meteora_rs.errors import AdapterFormatError, MeteoraError
+from meteora_rs.handle.record import AdapterRecord
 from meteora_rs.peft_folder import live_modules, resting_modules, write_peft_folder
 from meteora_rs.routes import BASE
 from meteora_rs.tensor_file import save_tensors
@@ -115,23 +115,14 @@ def _check_target(target: Path) -> None:
 
 def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) -> None:
     with meteora._writer:  # what is listed is what is held
-        hold = meteora._registry.hold()  # the rows stay while they are read
-        records = meteora.adapters()
-        base_slot = meteora._registry.base_slot
+        hold, records = meteora._hold()  # the rows stay while they are read
+        slots = meteora._given_slots(records)
         resting = meteora.tiers.at_rest() if meteora.tiers is not None else []
     adapters = []
     try:
-        if gone := {record.slot for record in records} - set(hold.slots()):
-            name = next(record.name for record in records if record.slot in gone)
-            raise AdapterInUseError(
-                f"adapter {name!r} is in use: it is being reloaded in its own place; save again later"
-            )
         for record in records:
             modules = live_modules(meteora.sites, record.slot)
             adapters.append(_listed(record, write_peft_folder(modules, folder / ADAPTERS / record.name)))
-        slots = {record.name: record.slot for record in records if record.gate in GIVEN}
-        if base_slot is not None:
-            slots[BASE] = base_slot
         rows = {name: meteora._gate_rows(slot) for name, slot in slots.items()}
     finally:
         del hold

@@ -18,7 +18,6 @@ from meteora_rs.gates.fit.kept import KeptGroup, KeptStatistics
 from meteora_rs.gates.fit.sweeps import Lessons, swept
 from meteora_rs.handle.cancel import Cancellation
 from meteora_rs.handle.pipeline import Load
-from meteora_rs.routes import BASE
 from meteora_rs.source import AdapterSource, parse
 
 if TYPE_CHECKING:
@@ -149,11 +148,9 @@ def rows_from_examples(
 
 def _competitors(meteora: Meteora, kept: KeptStatistics, new: str) -> dict[str, Competitors]:
     """The kept classes that compete now, at each group's leader: copies, for others may change theirs meanwhile."""
-    hold = meteora._registry.hold()
-    slots = {record.name: record.slot for record in meteora.adapters() if record.gate in ("fitted", "examples")}
-    base_slot = meteora._registry.base_slot
-    if base_slot is not None:
-        slots[BASE] = base_slot
+    with meteora._writer:
+        hold, records = meteora._hold()
+        slots = meteora._given_slots([record for record in records if record.gate in ("fitted", "examples")])
     places = {place: slots[name] for place, name in enumerate(kept.names) if name in slots and name != new}
 
     def at(site: Site) -> Competitors:

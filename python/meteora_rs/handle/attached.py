@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from meteora_rs import _native
 from meteora_rs.config import MeteoraConfig
 from meteora_rs.context import RoutingContext
-from meteora_rs.errors import MeteoraError
+from meteora_rs.errors import AdapterInUseError, MeteoraError
 from meteora_rs.groups import InputGroup
 from meteora_rs.handle.forked import make_threads
-from meteora_rs.handle.record import AdapterRecord
+from meteora_rs.handle.record import GIVEN, AdapterRecord
 from meteora_rs.handle.times import Times
 from meteora_rs.patch import Patch
+from meteora_rs.routes import BASE
 from meteora_rs.site import Site
 from meteora_rs.tiers import Tiers
 
@@ -84,6 +85,27 @@ class Attached:
     def _rests(self, name: str) -> bool:
         """Whether an adapter is registered and not on the device."""
         return self.tiers is not None and self.tiers.rests(name)
+
+    def _hold(self) -> tuple[_native.Hold, list[AdapterRecord]]:
+        """The live adapters, and what keeps their slots and rows as they are; for who has the writer lock, so that what
+        is listed is what is held, and no gates are being written in place.
+
+        Raises:
+            AdapterInUseError: an adapter is being reloaded in its own place.
+        """
+        hold, records = self._registry.hold(), self.adapters()
+        if gone := {record.slot for record in records} - set(hold.slots()):
+            name = next(record.name for record in records if record.slot in gone)
+            raise AdapterInUseError(
+                f"adapter {name!r} is in use: it is being reloaded in its own place; try again later"
+            )
+        return hold, records
+
+    def _given_slots(self, records: list[AdapterRecord]) -> dict[str, int]:
+        """Where the gate rows are that do not follow from the weights, the base's included."""
+        slots = {record.name: record.slot for record in records if record.gate in GIVEN}
+        base_slot = self._registry.base_slot
+        return slots if base_slot is None else {**slots, BASE: base_slot}
 
     def _gate_rows(self, slot: int) -> dict[str, tuple[Tensor, float]]:
         return {site.path: (site.gate[slot].detach().clone(), float(site.gate_bias[slot])) for site in self.sites}

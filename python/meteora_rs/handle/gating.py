@@ -55,12 +55,15 @@ class Gating(Attached):
         self._change_gates(changes)
 
     def gate_rows(self) -> dict[str, dict[str, tuple[Tensor, float]]]:
-        """The gate rows on the device, in the form of `set_gates`; adapters with Arrow's or no gate are left out."""
-        hold = self._registry.hold()  # slots that are read are not written
-        rows = {r.name: self._gate_rows(r.slot) for r in self.adapters() if r.gate in GIVEN}
-        base_slot = self._registry.base_slot
-        if base_slot is not None:
-            rows[BASE] = self._gate_rows(base_slot)
+        """The gate rows on the device, in the form of `set_gates`; adapters with Arrow's or no gate are left out.
+
+        Raises:
+            AdapterInUseError: an adapter is being reloaded in its own place; try again when that has ended.
+        """
+        with self._writer:
+            hold, records = self._hold()
+            slots = self._given_slots(records)
+        rows = {name: self._gate_rows(slot) for name, slot in slots.items()}
         del hold
         return rows
 
@@ -79,13 +82,9 @@ class Gating(Attached):
         Raises:
             AdapterInUseError: one does.
         """
-        with self._writer, self._context.lock:
-            self._context.release_default()
-            try:
-                if self._registry.readers():
-                    raise AdapterInUseError(f"{why}: close every routing() first")
-            finally:
-                self._context.refresh()
+        with self._writer, self._context.lock, self._context.without_default():
+            if self._registry.readers():
+                raise AdapterInUseError(f"{why}: close every routing() first")
 
     def fit_gates(self, data: Mapping[str, Iterable[str] | Iterable[tuple[str, str]]], **options: Any) -> FitReport:
         """Fit the gates of adapters on examples of their work, in closed form (see `meteora_rs.gates.fit`).
