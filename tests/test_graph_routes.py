@@ -196,8 +196,11 @@ def test_more_routes_than_a_graph_can_read(device: Meteora) -> None:
         eager(device, torch.randn(len(many), 1, 64))
     with device.routing("math"):
         Graph(device, torch.randn(4, 1, 64))
-    with pytest.raises(MeteoraError, match="at most 1024 routes, for at most 1024 rows"), device.routing(many):
+    refused = device.routing(many)
+    with pytest.raises(MeteoraError, match="at most 1024 routes, for at most 1024 rows") as kept, refused:
         pass
+    assert kept.value and device.stats().held == ()
+    assert device.unload_adapter("math", wait=0).memory_free  # neither the error nor the block holds it
 
 
 def test_a_block_that_was_forgotten_leaves_nothing_behind(device: Meteora, graph: Graph) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from meteora_rs import Auto, Meteora
+from meteora_rs.errors import MeteoraError
 from tiny import equal, logits, prompt
 
 IDS = prompt()
@@ -155,3 +156,11 @@ def test_a_function_may_be_routed(loaded: Meteora) -> None:
         expected = logits(loaded.model, IDS)
     assert equal(run(), expected) and equal(run(), expected)
     assert json.dumps(loaded.stats().to_dict())
+
+
+def test_an_error_that_is_kept_holds_nothing(loaded: Meteora) -> None:
+    x = loaded.model.get_input_embeddings()(IDS).detach()
+    with pytest.raises(MeteoraError) as kept:
+        torch.func.grad(lambda x: loaded.model(inputs_embeds=x).logits.sum())(x)
+    assert "reverse-mode" in str(kept.value)
+    assert loaded.unload_adapter("math", wait=0).memory_free

@@ -6,7 +6,6 @@ import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from meteora_rs.errors import MeteoraError
 from meteora_rs.leases import Lease
 
 if TYPE_CHECKING:
@@ -65,13 +64,13 @@ class Block:
         """
         var, plan = self._context.var, self._plan
         self._before = var.get()
-        lease = plan.lease(self._what)
-        holder = Holder(plan, self._inside, lease, self._before)
+        holder = Holder(plan, self._inside, plan.lease(self._what), self._before)
         if self._what == "routing":
             try:
                 self._context.graph_routes.enter(holder, self._before)
-            except MeteoraError:
-                lease.closed = True
+            except BaseException:  # whose traceback knows this block, and shall hold nothing
+                self._context.graph_routes.leave(holder, self._before)
+                self._give_up(holder)
                 raise
         plan.native.release()
         self._holder = weakref.ref(holder)
@@ -98,6 +97,12 @@ class Block:
             if holder.lease is not None:
                 holder.lease.warn("it is closed, and its adapters are released,")
             self._close(holder)
+
+    def _give_up(self, holder: Holder) -> None:
+        if holder.lease is not None:
+            holder.lease.closed = True
+        holder.ended, holder.lease, self._before = True, None, None
+        self._plan.native.release()
 
     def _close(self, holder: Holder) -> None:
         holder.ended = True

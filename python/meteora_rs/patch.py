@@ -128,12 +128,12 @@ class Patch:
             if context.is_inside():
                 return inner(*args, **kwargs)
             plan = context.plan([Auto()], None) if context.is_default() else context.current()
-            plan.check_rows(_rows(args, kwargs))
-            if not plan.is_base:
-                ops.refuse_transforms()
-            if model.training and torch.is_grad_enabled():
-                bring_plans(model, context)
-            with context.enter(plan, name, inside=True):
+            with context.enter(plan, name, inside=True):  # from here on an error's traceback holds no adapter
+                plan.check_rows(_rows(args, kwargs))
+                if not plan.is_base:
+                    ops.refuse_transforms()
+                if model.training and torch.is_grad_enabled():
+                    bring_plans(model, context)
                 return inner(*args, **kwargs)
 
         setattr(model, name, wrapper)
