@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,18 +15,30 @@ from soak.watch import PATIENCE, Watchdog, growth
 
 @pytest.mark.timeout(240)
 def test_answers_are_what_they_are_alone(tmp_path: Path) -> None:
-    report = Soak(tmp_path, seed=1).run(15)
+    changes = {"load", "reload", "unload", "set_gates", "load broken", "aload", "aload: cancelled"}
+
+    def enough(soak: Soak) -> bool:
+        return soak.alone.checked > 50 and soak.interrupted["fault"] > 0 and changes <= soak.tried()
+
+    report = Soak(tmp_path, seed=1).run(15, enough=enough)
     assert report.answers > 50 and report.interrupted > 0
-    assert {"load", "reload", "unload", "set_gates", "load broken", "aload", "aload: cancelled"} <= set(report.changes)
+    assert changes <= set(report.changes)
     assert report.rss_growth <= max(32 << 20, 3 * report.rss_noise)
 
 
 @pytest.mark.timeout(240)
 def test_answers_are_what_they_are_alone_while_adapters_come_and_go(tmp_path: Path) -> None:
-    report = Soak(tmp_path, seed=2, config=TIERS).run(10)
+    changes = {"register", "prefetch", "reload", "unload", "set_gates", "aload"}
+
+    def tried(found: Iterable[str]) -> set[str]:
+        return {what.partition(":")[0] for what in found}
+
+    def enough(soak: Soak) -> bool:
+        return soak.alone.checked > 20 and soak.meteora.stats().evictions > 5 and changes <= tried(soak.tried())
+
+    report = Soak(tmp_path, seed=2, config=TIERS).run(10, enough=enough)
     assert report.answers > 20 and report.changes["evictions"] > 5
-    tried = {what.partition(":")[0] for what in report.changes}
-    assert {"register", "prefetch", "reload", "unload", "set_gates", "aload"} <= tried
+    assert changes <= tried(report.changes)
 
 
 @pytest.mark.timeout(240)

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 
 def until(said: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while not said():
         assert time.monotonic() < end
         time.sleep(0.001)
@@ -35,7 +35,7 @@ def test_requests_wait_for_room_that_others_hold(tiered: Meteora) -> None:
     def ask(name: str) -> None:
         with tiered.routing(name):
             answers[name] = logits(tiered.model, IDS)
-            release[name].wait(20)
+            release[name].wait()
 
     def start(name: str) -> threading.Thread:
         thread = threading.Thread(target=ask, args=(name,))
@@ -60,7 +60,7 @@ def test_requests_wait_for_room_that_others_hold(tiered: Meteora) -> None:
     for event in release.values():
         event.set()
     for thread in threads:
-        thread.join(10)
+        thread.join()
     assert all(equal(answer, expected[name]) for name, answer in answers.items())
     assert tiered.stats().admissions.waits.count == 4  # type: ignore[union-attr]
 
@@ -70,13 +70,10 @@ def test_others_pass_who_need_no_room(tiered: Meteora) -> None:
     with tiered.routing("b"), tiered.routing("a"):
         waiting = threading.Thread(target=by, args=(tiered, "c"))
         waiting.start()
-        while not tiered.stats().admissions.waiting:  # type: ignore[union-attr]
-            time.sleep(0.001)
-        time.sleep(0.02)
+        until(lambda: len(live(tiered)) == 1)  # the other one serves nobody who begins now
         stays = live(tiered)
-        assert len(stays) == 1  # the other one serves nobody who begins now
         by(tiered, *stays)
-    waiting.join(10)
+    waiting.join()
     assert live(tiered) == {*stays, "c"}
 
 
@@ -94,7 +91,7 @@ def test_the_deadline_says_who_holds_the_room(model: PreTrainedModel) -> None:
     with meteora.routing("a"):
         thread = threading.Thread(target=lambda: said.append(ask()))
         thread.start()
-        thread.join(10)
+        thread.join()
         assert "held 1 until running requests end" in said[0]
         assert "(admission_timeout=0.2); pinned: none; held: a (routing in MainThread, " in said[0]
         tenants = ask()  # from inside a block: others' names are not for it
@@ -103,7 +100,7 @@ def test_the_deadline_says_who_holds_the_room(model: PreTrainedModel) -> None:
 
 
 def test_nothing_of_a_request_is_taken_before_it_has_its_plan(model: PreTrainedModel) -> None:
-    meteora = attached(model, slots=2, timeout=20.0)
+    meteora = attached(model, slots=2, timeout=120.0)
     pairs = [("a", "b"), ("c", "d"), ("e", "a"), ("b", "d")]
     for seed, name in enumerate(NAMES):
         meteora.register_adapter(adapter(model, 4, seed=seed), name)
@@ -123,7 +120,7 @@ def test_nothing_of_a_request_is_taken_before_it_has_its_plan(model: PreTrainedM
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     assert not wrong
     assert meteora.stats().slots.held == 0
 
@@ -137,7 +134,7 @@ def test_who_waits_holds_nothing_that_it_waits_for(tiered: Meteora) -> None:
         waiting.start()
         until(lambda: tiered.stats().admissions.waiting > 0)  # type: ignore[union-attr]
         tiered.set_alias("other", stays[0])  # a change that no request asked for: the default plan is another now
-    waiting.join(10)
+    waiting.join()
     assert live(tiered) == {"d", "e"} and tiered.stats().slots.held == 0
 
 

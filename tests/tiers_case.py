@@ -16,7 +16,7 @@ NAMES = ("a", "b", "c", "d", "e")
 HOST = 8 << 20
 
 
-def attached(model: PreTrainedModel, slots: int = 2, host_bytes: int = HOST, timeout: float = 5.0) -> Meteora:
+def attached(model: PreTrainedModel, slots: int = 2, host_bytes: int = HOST, timeout: float = 120.0) -> Meteora:
     config = MeteoraConfig(max_adapters=slots, pool_rank=8 * slots, host_bytes=host_bytes, admission_timeout=timeout)
     return meteora_rs.attach(model, config)
 

@@ -70,8 +70,10 @@ class Soak:
         self.interrupted: Counter[str] = Counter()
         self.changes: dict[str, Counter[str]] = {}
 
-    def run(self, seconds: float, generating: int = 2, loading: int = 2) -> Report:
-        """Everything at once for `seconds`, then the sums.
+    def run(
+        self, seconds: float, generating: int = 2, loading: int = 2, enough: Callable[[Soak], bool] = lambda _: True
+    ) -> Report:
+        """Everything at once for `seconds`, and on a busy machine longer, until it is `enough`; then the sums.
 
         Raises:
             AssertionError: an answer is not what it is alone, or rows were left behind.
@@ -83,7 +85,7 @@ class Soak:
         verify = threading.Thread(target=self._guard, args=("verify", self._verify), daemon=True)
         threads = [threading.Thread(target=self._guard, args=item, daemon=True) for item in works.items()]
         self.progress = dict.fromkeys(works, 0)
-        samples = self._watch([*threads, verify], seconds)
+        samples = self._watch([*threads, verify], seconds, enough)
         self._settle(threads)
         self._put(None)  # the last: what is still to be checked comes before it
         verify.join()
@@ -108,13 +110,19 @@ class Soak:
             noise,
         )
 
-    def _watch(self, threads: list[threading.Thread], seconds: float) -> list[tuple[float, int]]:
+    def tried(self) -> set[str]:
+        """The changes that were made until now, and how those ended that did not do."""
+        return {what for done in list(self.changes.values()) for what in list(done)}
+
+    def _watch(
+        self, threads: list[threading.Thread], seconds: float, enough: Callable[[Soak], bool]
+    ) -> list[tuple[float, int]]:
         watchdog, samples = Watchdog(), []
         for thread in threads:
             thread.start()
         end = time.monotonic() + seconds
         try:
-            while time.monotonic() < end and not self.failures:
+            while (time.monotonic() < end or not enough(self)) and not self.failures:
                 watchdog.look(self.progress)
                 samples.append((time.monotonic(), rss_bytes()))
                 self.stop.wait(min(1.0, seconds / SAMPLES))
