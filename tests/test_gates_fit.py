@@ -107,6 +107,15 @@ def test_several_sweeps_give_the_gates_of_one(monkeypatch: pytest.MonkeyPatch) -
     assert report.confusion
 
 
+def test_refined_gates_are_tried_beside_the_closed_form_and_need_no_more_memory() -> None:
+    one, other = attached(), attached()
+    report = fit(one, refine=True)
+    assert report.refinement.keys() == {"closed form", "refined"}
+    assert "closed form" in str(report) and fit(attached()).refinement == {}
+    fit(other, refine=True, memory_budget=1)
+    gates_close(one, other)
+
+
 def test_a_budget_for_nothing_still_takes_one_group_at_a_time() -> None:
     one, several = attached(), attached()
     fit(one, passes=1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from meteora_rs import Auto, Meteora
 from meteora_rs.gates.fit.data import Example
-from meteora_rs.gates.fit.priors import choose_priors
+from meteora_rs.gates.fit.priors import choose_priors, own_losses
 from meteora_rs.gates.fit.sweeps import Gates
 from tiny_numbers import ALPHABETS, attached
 
@@ -33,7 +33,8 @@ def choose(
         return [(OWN if isinstance(route, str) else routed(ids[0], biases), 1) for ids, _ in encoded]
 
     monkeypatch.setattr("meteora_rs.gates.fit.held_out.token_losses", losses)
-    chosen, priors = choose_priors(meteora, NAMES, gates, EXAMPLES, Auto(), lambda _: None)
+    own = own_losses(meteora, NAMES, EXAMPLES)
+    chosen, priors = choose_priors(meteora, NAMES, gates, EXAMPLES, own, Auto(), lambda _: None)
     return meteora, chosen, priors
 
 
@@ -66,7 +67,5 @@ def test_what_helps_nobody_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> Non
     assert in_force(meteora) == {name: {0.0} for name in NAMES}
 
 
-def test_without_held_out_texts_there_are_none() -> None:
-    meteora = attached()
-    taught = [Example(0, (1, 2), 1, (0, 1), (), False)]
-    assert choose_priors(meteora, NAMES, {}, taught, Auto(), print) == ({}, {})
+def test_without_texts_there_are_none() -> None:
+    assert choose_priors(attached(), NAMES, {}, [], {}, Auto(), print) == ({}, {})

@@ -30,6 +30,7 @@ def report() -> FitReport:
         torch.ones(3),
         [PassReport(1.0, {"q_proj": 0.8})],
         solved(),
+        {"closed form": 0.75, "refined": 0.7},
         {"law": 2.0},
         0.5,
         {},
@@ -39,6 +40,7 @@ def report() -> FitReport:
 
 def test_the_best_shrinkage_of_each_kind_is_chosen() -> None:
     made = report()
+    assert "one adapter a token: closed form 0.7500, refined 0.7000" in str(made)
     assert made.shrinkage == {"q_proj": 0.01, "o_proj": 0.1}
     assert made.accuracy["sql"] == {"q_proj": pytest.approx(0.8), "o_proj": pytest.approx(0.5)}
 

@@ -94,8 +94,8 @@ class Gating(Attached):
         Args:
             data: for each adapter texts or (prompt, response) pairs; `"__base__"`: general text that no adapter
                 should touch.
-            options: `base=None` for no class of the base's, `tokenizer`, `passes`, `shrinkage`, `temperature`,
-                `memory_budget`, `seed`, `progress`; see `gates.fit.fit_gates`.
+            options: `base=None` for no class of the base's, `tokenizer`, `passes`, `refine`, `shrinkage`,
+                `temperature`, `memory_budget`, `seed`, `progress`; see `gates.fit.fit_gates`.
         """
         from meteora_rs.gates.fit import fit_gates
 

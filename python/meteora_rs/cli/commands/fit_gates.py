@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     gates_bundle.add_input_arguments(parser)
     parser.add_argument("--passes", type=positive, default=2, metavar="N", help="over the texts (default: 2)")
+    parser.add_argument("--refine", action="store_true", help="better gates, in twice the time or more")
     gates_bundle.add_output_arguments(parser, "the report as a picture")
 
 
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     meteora, tokenizer, data = gates_bundle.prepare(args)
     try:
         base = None if args.no_base else "general"
-        report = meteora.fit_gates(data, base=base, tokenizer=tokenizer, passes=args.passes)
+        report = meteora.fit_gates(data, base=base, tokenizer=tokenizer, passes=args.passes, refine=args.refine)
     except ValueError as error:  # too few classes or texts: the user's to mend
         raise MeteoraError(str(error)) from error
     gates_bundle.finish(args, meteora, report)

@@ -14,6 +14,7 @@ from meteora_rs.loss import evaluating
 
 from .data import Batch
 from .discriminant import Rows
+from .logistic import refine
 from .statistics import ClassStatistics
 
 HARD = 2.0
@@ -24,13 +25,21 @@ class GroupActivations:
     """What a sweep leaves of one input group: statistics, and a few whole activations with their classes."""
 
     def __init__(
-        self, path: str, width: int, counts: Tensor, test_labels: Tensor, like: Tensor, judge: Rows | None = None
+        self,
+        path: str,
+        width: int,
+        counts: Tensor,
+        test_labels: Tensor,
+        like: Tensor,
+        judge: Rows | None = None,
+        teach_labels: Tensor | None = None,
     ) -> None:
         """`counts`: as in `ClassStatistics`; test_labels `[N]`: of the tokens that test, in the order they come.
 
         like: of the dtype and device in which these are kept. judge: rows W, b of an earlier pass, with which a
         teaching token x of class c has weight `1 + HARD · (1 - softmax(W x + b)_c)`: a class may be of several kinds,
-        and the tokens of the rarer one, which look like another class's, would hardly count for its mean.
+        and the tokens of the rarer one, which look like another class's, would hardly count for its mean. teach_labels
+        `[M]`: of the tokens that teach, in the order they come, if they shall be kept whole for `refined`.
         """
         self.path = path
         self._judge = judge
@@ -39,6 +48,9 @@ class GroupActivations:
         # All at once: small tensors that stay, among a pass's large ones that go, would scatter over the whole heap.
         self._tests = torch.empty(len(test_labels), width, dtype=like.dtype, device=like.device)
         self._tested = 0
+        self._teach_labels = teach_labels
+        self._taught = torch.empty(0 if teach_labels is None else len(teach_labels), width, dtype=torch.bfloat16)
+        self._seen = 0
 
     @property
     def kind(self) -> str:
@@ -51,9 +63,22 @@ class GroupActivations:
         labels = batch.labels.repeat_interleave(batch.ids.shape[1])
         teaching, own = flat[batch.teach.to(x.device)].float(), labels[batch.teach]
         self.statistics.add(teaching, own, self._weights(teaching, own))
+        if self._teach_labels is not None and len(own):
+            # About the pivot, or rounding would take what differs in the coordinates far from zero.
+            self._taught[self._seen : self._seen + len(own)] = teaching - self.statistics.pivot
+            self._seen += len(own)
         count = len(batch.test)
         self._tests[self._tested : self._tested + count] = flat[batch.test.to(x.device)]
         self._tested += count
+
+    def refined(self, start: Rows, shrinkage: float) -> Rows:
+        """`start`, refined on the teaching tokens (`logistic.refine`)."""
+        assert self._teach_labels is not None
+        pivot = self.statistics.pivot.cpu()
+        rows, biases = (each.cpu() for each in start)
+        x, scatter = self._taught.float(), self.statistics.scatter().cpu()
+        rows, biases = refine(x, self._teach_labels, scatter, (rows, biases + rows @ pivot), shrinkage)
+        return rows, biases - rows @ pivot
 
     def _weights(self, x: Tensor, labels: Tensor) -> Tensor | None:
         if self._judge is None:

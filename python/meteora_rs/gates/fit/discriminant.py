@@ -49,14 +49,22 @@ def shrunk_solve(scatter: Tensor, shrinkages: Sequence[float], offsets: Tensor) 
 
     A variance below `FLOOR` of the mean counts as that much: a coordinate that never moves says nothing.
     """
+    scales = scaled(scatter)
+    level = scatter.diagonal().clone()
+    for shrinkage in shrinkages:
+        scatter.diagonal().copy_(level + shrinkage)
+        yield torch.cholesky_solve((offsets * scales).T, torch.linalg.cholesky(scatter)).T * scales
+
+
+def scaled(scatter: Tensor) -> Tensor:
+    """Makes a scatter's coordinates of one size, where a factorisation loses the fewest digits; returns their scales.
+
+    `scatter` becomes `scale · scatter · scale`, in place; see `shrunk_solve` for small variances.
+    """
     diagonal = scatter.diagonal().clone()
     floor = FLOOR * diagonal.mean().clamp(min=0.0)
     if floor == 0.0:  # every token of a class is the same: nothing to divide by
         floor = torch.ones_like(floor)
     scales = diagonal.clamp(min=float(floor)).rsqrt()
-    # Coordinates of one size: the factorisation then loses the fewest digits.
     scatter.mul_(scales).mul_(scales[:, None])
-    level = scatter.diagonal().clone()
-    for shrinkage in shrinkages:
-        scatter.diagonal().copy_(level + shrinkage)
-        yield torch.cholesky_solve((offsets * scales).T, torch.linalg.cholesky(scatter)).T * scales
+    return scales

@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from meteora_rs.routes import BASE, Auto
 
+from .choice import choose_gates
 from .data import Batch, Example, Text, make_examples
 from .general import general_texts
 from .kept import KeptStatistics, keep_group
-from .priors import choose_priors
 from .report import FitReport, PassReport, by_kind, make_report
-from .sweeps import Gates, Lessons, run_pass, sweeps
+from .sweeps import Gates, Lessons, by_name, run_pass, sweeps
 from .temperature import choose_temperature
 from .trial import restored_on_failure
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 TESTS_PER_CLASS = 64
 """Whole activations of each class, to choose the shrinkage and judge a pass by."""
+
+TOKENS = 1500
+"""Of a class, enough for the closed form."""
 
 SHRINKAGES = (3e-3, 1e-2, 3e-2)
 FIRST_SHRINKAGE = 3e-2
@@ -40,9 +43,10 @@ def fit_gates(
     base: str | None = "general",
     tokenizer: Any = None,
     passes: int = 2,
+    refine: bool = False,
     shrinkage: float | None = None,
     temperature: float | None = None,
-    tokens: int = 1500,
+    tokens: int | None = None,
     read: int = 3000,
     max_length: int = 512,
     batch_tokens: int = 2048,
@@ -77,7 +81,10 @@ def fit_gates(
         passes: 1 or more.
         shrinkage: share of each coordinate's variance added to it, above 0; None: chosen.
         temperature: T, above 0; None: chosen.
-        tokens: of each class, to learn from.
+        refine: go on from the closed form by logistic regression (`logistic.refine`), and keep what comes of it if the
+            loss on held-out responses is smaller (`choice.choose_gates`): better gates in twice the time or more, as
+            the teaching activations share `memory_budget`.
+        tokens: of each class, to learn from; None: 1,500, and with `refine` as many as are read.
         read: tokens of each class to read at most; texts beyond are left out.
         max_length: tokens of a text to read.
         batch_tokens: tokens to read at once.
@@ -95,6 +102,7 @@ def fit_gates(
     Source: MeteoRA, arXiv 2405.13053, section 3.3 trains the same objective by gradient descent.
     """
     data = _with_base(data, base)
+    tokens = tokens if tokens is not None else read if refine else TOKENS
     if len(data) < 2:
         raise ValueError("fit_gates: needs two classes or more, for example an adapter and '__base__'")
     if passes < 1 or not (shrinkage is None or shrinkage > 0) or min(tokens, read, max_length, batch_tokens) < 1:
@@ -117,7 +125,9 @@ def fit_gates(
     )
     first, last = Lessons(names, _some(examples), batch_tokens), Lessons(names, examples, batch_tokens)
     lessons = [first] * (passes - 1) + [last]
-    total = sum(each.read * len(list(sweeps(meteora, each, memory_budget))) for each in lessons)
+    total = sum(
+        each.read * len(list(sweeps(meteora, each, memory_budget, refine and each is last))) for each in lessons
+    )
     # Adapters outside the fit have logits on another scale; they must not take tokens here.
     fitted = Auto(only=[name for name in names if name != BASE])
     with (
@@ -133,15 +143,20 @@ def fit_gates(
             start = time.perf_counter()
             routing = _gated(meteora, fitted) if number else _named(meteora, names)
             given = shrinkage or (FIRST_SHRINKAGE if each is first else None)
-            tried = SHRINKAGES if given is None else (given,)
+            shrinkages = SHRINKAGES if given is None else (given,)
             keep = keep_group if each is last else None
-            solved = run_pass(meteora, each, routing, tried, memory_budget, bar.update, judges=judges, keep=keep)
+            solved = run_pass(
+                meteora, each, routing, shrinkages, memory_budget, bar.update,
+                judges=judges, keep=keep, refine=refine and each is last,
+            )  # fmt: skip
             judges = solved.best()
-            meteora.set_gates(solved.gates(names))
+            gates = by_name(judges, names)
+            meteora.set_gates(gates)
             reports.append(PassReport(time.perf_counter() - start, by_kind(solved)))
         start = time.perf_counter()
         bar.set_description("fitting gates, priors")
-        gates, priors = choose_priors(meteora, names, solved.gates(names), examples, fitted, bar.set_postfix_str)
+        tried = {"closed form": gates, **({"refined": by_name(solved.refined, names)} if refine else {})}
+        gates, priors, refinement = choose_gates(meteora, names, tried, examples, fitted, bar.set_postfix_str)
         losses: dict[str, float] = {}
         if temperature is None:
             bar.set_description("fitting gates, temperature")
@@ -151,7 +166,7 @@ def fit_gates(
         meteora.statistics = KeptStatistics(names, len(names), temperature, solved.shrinkage(), solved.kept)
     texts = {name: len(texts) for name, texts in data.items()}
     seconds = time.perf_counter() - start
-    return make_report(names, texts, last.counts, reports, solved, priors, temperature, losses, seconds)
+    return make_report(names, texts, last.counts, reports, solved, refinement, priors, temperature, losses, seconds)
 
 
 def own_tokenizer(meteora: Meteora) -> Any:

@@ -17,8 +17,8 @@ READ = 2048
 """Tokens of held-out texts, over all classes, that one choice is tried on."""
 
 
-def held_out(examples: Sequence[Example]) -> list[Example]:
-    """Held-out texts of all classes in turn, the shortest of each first, until `READ` tokens; one a class at least."""
+def held_out(examples: Sequence[Example], read: int = READ) -> list[Example]:
+    """Held-out texts of all classes in turn, the shortest of each first, until `read` tokens; one a class at least."""
     by_class: dict[int, list[Example]] = {}
     for example in sorted((e for e in examples if e.held_out), key=lambda example: len(example.ids)):
         by_class.setdefault(example.label, []).append(example)
@@ -28,7 +28,7 @@ def held_out(examples: Sequence[Example]) -> list[Example]:
     taken: list[Example] = []
     for example in turns:
         total += len(example.ids)
-        if total > READ and len(taken) >= len(by_class):
+        if total > read and len(taken) >= len(by_class):
             break
         taken.append(example)
     return taken

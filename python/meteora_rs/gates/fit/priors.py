@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from meteora_rs.routes import Auto
 
 from .data import Example
-from .held_out import class_losses, held_out
+from .held_out import class_losses
 
 if TYPE_CHECKING:
     from meteora_rs.meteora import Meteora
@@ -34,27 +34,22 @@ def choose_priors(
     meteora: Meteora,
     names: Sequence[str],
     gates: Gates,
-    examples: Sequence[Example],
+    texts: Sequence[Example],
+    own: Mapping[int, float],
     route: Auto,
     trying: Callable[[str], object],
 ) -> tuple[Gates, dict[str, float]]:
     """Gates with a prior for the classes that need one, and these priors; both are then in force.
 
-    `gates` are in force at the entrance.
+    `gates` are in force at the entrance; `own` are the losses on `texts` with their own adapters (`own_losses`).
 
     A token that is given to another class costs one class little and another much, which the discriminant can't know:
     its classes are alike. So a class whose responses are worse routed than with its own adapter gets a prior, the
     same number of nats added to its bias at every input, as long as the mean loss over all classes falls. No priors
-    if no text is held out.
+    without texts.
     """
-    texts = held_out(examples)
     if not texts:
         return gates, {}
-
-    trying("own adapters")
-    own: dict[int, float] = {}
-    for label in {example.label for example in texts}:
-        own |= class_losses(meteora, [each for each in texts if each.label == label], names[label], top_k=1)
     best = class_losses(meteora, texts, route, top_k=1)
     priors: dict[str, float] = {}
     worst = sorted((label for label in own if best[label] - own[label] > SHORT), key=lambda at: own[at] - best[at])
@@ -69,6 +64,14 @@ def choose_priors(
             best, priors[name] = now, prior
         meteora.set_gates({name: _raised(gates[name], priors.get(name, 0.0))})
     return {name: _raised(rows, priors.get(name, 0.0)) for name, rows in gates.items()}, priors
+
+
+def own_losses(meteora: Meteora, names: Sequence[str], texts: Sequence[Example]) -> dict[int, float]:
+    """By label the loss on the responses of its texts with its own adapter, nats a token."""
+    own: dict[int, float] = {}
+    for label in {example.label for example in texts}:
+        own |= class_losses(meteora, [each for each in texts if each.label == label], names[label], top_k=1)
+    return own
 
 
 def _raised(rows: dict[str, tuple[Tensor, float]], prior: float) -> dict[str, tuple[Tensor, float]]:

@@ -50,9 +50,10 @@ class FitReport:
     texts, tokens: for each class (adapters and the base) what was given and how many tokens taught.
     accuracy: `{class: {kind of input: share}}` of held-out tokens given to their own class, over all layers.
     confusion: `[class, class]`, the share of the row's held-out tokens given to the column, mean over sites.
-    shrinkage: chosen for each kind of input; priors: of the classes that needed one, in nats; temperature: folded into
-    the gates; losses: nats a token of held-out responses by temperature, and at top_k=1; empty if the temperature was
-    given, or no text could be held out.
+    shrinkage: chosen for each kind of input; refinement: nats a token of held-out responses, with the gates of the
+    closed form and with the refined ones, of which the better were taken (empty: there was no choice); priors: of the
+    classes that needed one, in nats; temperature: folded into the gates; losses: nats a token of held-out responses by
+    temperature, and at top_k=1; empty if the temperature was given, or no text could be held out.
     """
 
     classes: list[str]
@@ -62,6 +63,7 @@ class FitReport:
     accuracy: dict[str, dict[str, float]]
     confusion: list[list[float]]
     shrinkage: dict[str, float]
+    refinement: dict[str, float]
     priors: dict[str, float]
     temperature: float
     losses: dict[str, float]
@@ -101,6 +103,9 @@ class FitReport:
         lines = [f"fitted in {self.seconds:.0f} s: {', '.join(classes)}; kept-back tokens routed right: {right}"]
         shrunk = ", ".join(f"{kind} {value:g}" for kind, value in self.shrinkage.items())
         raised = ", ".join(f"{name} {value:+g}" for name, value in self.priors.items()) or "none"
+        if self.refinement:
+            tried = ", ".join(f"{name} {nats:.4f}" for name, nats in self.refinement.items())
+            lines.append(f"loss on held-out responses, one adapter a token: {tried}")
         lines.append(f"shrinkage: {shrunk}; priors: {raised}; temperature: {self.temperature:g}")
         return "\n".join([*lines, *(f"near twins: {pair}" for pair in self.twins)])
 
@@ -118,6 +123,7 @@ def make_report(
     tokens: Tensor,
     passes: Sequence[PassReport],
     solved: Solved,
+    refinement: dict[str, float],
     priors: dict[str, float],
     temperature: float,
     losses: dict[str, float],
@@ -139,6 +145,7 @@ def make_report(
         accuracy={name: {kind: float(each[i, i]) for kind, each in kinds.items()} for i, name in enumerate(names)},
         confusion=mean.tolist(),
         shrinkage={kind: solved.shrinkages[index] for kind, index in chosen.items()},
+        refinement=refinement,
         priors=priors,
         temperature=temperature,
         losses=losses,

@@ -32,6 +32,12 @@ class ClassStatistics:
         self._squares = torch.zeros(width, width)
         self._totals = torch.zeros(len(counts), dtype=torch.float64)
 
+    @property
+    def pivot(self) -> Tensor:
+        """`[width]` float32, near the mean of all; there is one from the first token on."""
+        assert self._pivot is not None
+        return self._pivot
+
     @staticmethod
     def bytes(width: int, classes: int) -> int:
         """What the sums of one input take."""

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Gates = dict[str, dict[str, tuple[Tensor, float]]]
 ENOUGH = 0.005
+REFINED = 1e-2
+"""The shrinkage that logistic regression begins with."""
+
 Routing = Callable[[Batch], AbstractContextManager[Any]]
 
 
@@ -35,8 +38,9 @@ class Lessons:
         self.counts = torch.zeros(len(names), dtype=torch.float64)
         for example in examples:
             self.counts[example.label] += len(example.teach)
-        tested = [batch.labels.repeat_interleave(batch.ids.shape[1])[batch.test] for batch in self.packed]
-        self.test_labels = torch.cat(tested)
+        labels = [batch.labels.repeat_interleave(batch.ids.shape[1]) for batch in self.packed]
+        self.test_labels = torch.cat([own[batch.test] for own, batch in zip(labels, self.packed, strict=True)])
+        self.teach_labels = torch.cat([own[batch.teach] for own, batch in zip(labels, self.packed, strict=True)])
 
 
 @dataclass
@@ -44,13 +48,15 @@ class Solved:
     """A pass's outcome: for each input group rows for each shrinkage; for each kind of input what they get right.
 
     confusions: `{kind: [shrinkages, C, C]}`, kept-back tokens of the class in the row that were given to the class
-    in the column, over all layers. kept: what `keep` made of each group.
+    in the column, over all layers. kept: what `keep` made of each group. refined: for each group the rows of `REFINED`
+    after logistic regression, if it was asked for.
     """
 
     shrinkages: Sequence[float]  # ascending
     rows: dict[str, list[Rows]] = field(default_factory=dict)
     confusions: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
+    refined: dict[str, Rows] = field(default_factory=dict)
 
     def chosen(self) -> dict[str, int]:
         """For each kind the index of the largest shrinkage whose mean recall is within `ENOUGH` of the best.
@@ -70,13 +76,14 @@ class Solved:
         chosen = self.chosen()
         return {path: candidates[chosen[path.rpartition(".")[2]]] for path, candidates in self.rows.items()}
 
-    def gates(self, names: Sequence[str]) -> Gates:
-        """The same in the form of `Meteora.set_gates`."""
-        gates: Gates = {name: {} for name in names}
-        for path, (rows, biases) in self.best().items():
-            for name, row, bias in zip(names, rows, biases.tolist(), strict=True):
-                gates[name][path] = (row, bias)
-        return gates
+
+def by_name(rows_by_group: Mapping[str, Rows], names: Sequence[str]) -> Gates:
+    """Rows in the form of `Meteora.set_gates`."""
+    gates: Gates = {name: {} for name in names}
+    for path, (rows, biases) in rows_by_group.items():
+        for name, row, bias in zip(names, rows, biases.tolist(), strict=True):
+            gates[name][path] = (row, bias)
+    return gates
 
 
 def recall(confusion: Tensor) -> Tensor:
@@ -96,17 +103,22 @@ def run_pass(
     *,
     judges: Mapping[str, Rows] | None = None,
     keep: Callable[[GroupActivations], Any] | None = None,
+    refine: bool = False,
 ) -> Solved:
     """Reads all examples under `routing` and solves every group; `keep` says what is left of its activations.
 
-    judges: for each group the rows that say how hard a token is (`GroupActivations`).
+    refine: also by logistic regression. judges: for each group the rows that say how hard a token is
+    (`GroupActivations`).
     """
     solved = Solved(shrinkages)
     confusions: dict[str, Tensor] = defaultdict(
         lambda: torch.zeros(len(shrinkages), len(lessons.names), len(lessons.names), dtype=torch.int64)
     )
-    for group in swept(meteora, lessons, routing, memory_budget, done, judges):
+    for group in swept(meteora, lessons, routing, memory_budget, done, judges, refine):
         candidates = solve(group.statistics, shrinkages, where=group.path)
+        if refine:
+            start = candidates[shrinkages.index(REFINED) if REFINED in shrinkages else 0]
+            solved.refined[group.path] = group.refined(start, REFINED)
         solved.rows[group.path] = [(rows.cpu(), biases.cpu()) for rows, biases in candidates]
         x, labels = group.kept_back()
         for index, (rows, biases) in enumerate(solved.rows[group.path]):
@@ -125,9 +137,10 @@ def swept(
     memory_budget: int,
     done: Callable[[int], object],
     judges: Mapping[str, Rows] | None = None,
+    refine: bool = False,
 ) -> Iterator[GroupActivations]:
     """Every input group's activations under `routing`, from one sweep for each set of groups that fits the budget."""
-    for sites in sweeps(meteora, lessons, memory_budget):
+    for sites in sweeps(meteora, lessons, memory_budget, refine):
         like = next(meteora.model.parameters())
         groups = [
             GroupActivations(
@@ -137,6 +150,7 @@ def swept(
                 lessons.test_labels,
                 like,
                 None if judges is None else judges[site.path],
+                lessons.teach_labels if refine else None,
             )
             for site in sites
         ]
@@ -146,14 +160,17 @@ def swept(
             yield groups.pop()
 
 
-def sweeps(meteora: Meteora, lessons: Lessons, memory_budget: int) -> Iterator[list[Site]]:
+def sweeps(meteora: Meteora, lessons: Lessons, memory_budget: int, refine: bool = False) -> Iterator[list[Site]]:
     """The leaders of the input groups, in the model's order, in sets whose statistics fit the budget (one at least)."""
     element = next(meteora.model.parameters()).element_size()
+    taught = 2 * len(lessons.teach_labels) if refine else 0
     waiting: list[Site] = []
     taken = 0
     for site in (group.leader for group in meteora.groups):
         width = site.in_features
-        needed = ClassStatistics.bytes(width, len(lessons.names)) + len(lessons.test_labels) * width * element
+        needed = (
+            ClassStatistics.bytes(width, len(lessons.names)) + (len(lessons.test_labels) * element + taught) * width
+        )
         if waiting and taken + needed > memory_budget:
             yield waiting
             waiting, taken = [], 0

@@ -1,0 +1,66 @@
+"""Logistic regression from the closed form on."""
+
+from __future__ import annotations
+
+import torch
+from meteora_rs.gates.fit.discriminant import Rows, solve
+from meteora_rs.gates.fit.logistic import refine
+from meteora_rs.gates.fit.statistics import ClassStatistics
+from torch import Tensor
+
+WIDTH, CLASSES, SHRINKAGE = 12, 3, 1e-2
+
+
+def two_kinds(seed: int) -> tuple[Tensor, Tensor]:
+    """Tokens of three classes, each of two kinds far apart, the second kind of few: no Gaussians of one shape."""
+    random = torch.Generator().manual_seed(seed)
+    centres = 1.2 * torch.randn(2 * CLASSES, WIDTH, generator=torch.Generator().manual_seed(0))
+    kinds = torch.arange(2 * CLASSES).repeat_interleave(torch.tensor([300, 60] * CLASSES))
+    return centres[kinds] + torch.randn(len(kinds), WIDTH, generator=random), kinds // 2
+
+
+def closed(x: Tensor, labels: Tensor) -> tuple[ClassStatistics, Rows]:
+    statistics = ClassStatistics(WIDTH, labels.bincount().double())
+    statistics.add(x, labels)
+    return statistics, solve(statistics, [SHRINKAGE])[0]
+
+
+def entropy(x: Tensor, labels: Tensor, rows: Rows) -> float:
+    return float(torch.nn.functional.cross_entropy(x @ rows[0].T + rows[1], labels))
+
+
+def test_it_beats_the_closed_form_on_tokens_it_has_not_seen() -> None:
+    x, labels = two_kinds(1)
+    statistics, start = closed(x, labels)
+    refined = refine(x, labels, statistics.scatter(), start, SHRINKAGE)
+    unseen = two_kinds(2)
+    assert entropy(*unseen, refined) < 0.9 * entropy(*unseen, start)
+
+
+def test_gaussians_of_one_shape_stay_as_they_are() -> None:
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(CLASSES).repeat_interleave(2000)
+    x = torch.randn(CLASSES, WIDTH, generator=random)[labels] + torch.randn(len(labels), WIDTH, generator=random)
+    statistics, start = closed(x, labels)
+    refined = refine(x, labels, statistics.scatter(), start, SHRINKAGE)
+    assert abs(entropy(x, labels, refined) - entropy(x, labels, start)) < 0.04 * entropy(x, labels, start)
+
+
+def test_scales_of_coordinates_change_no_logit() -> None:
+    x, labels = two_kinds(1)
+    scales = torch.logspace(-1, 1, WIDTH)
+    logits = []
+    for scale in (torch.ones(WIDTH), scales):
+        statistics, start = closed(x * scale, labels)
+        rows, biases = refine(x * scale, labels, statistics.scatter(), start, SHRINKAGE)
+        logits.append(x * scale @ rows.T + biases)
+    assert torch.allclose(*logits, rtol=1e-2, atol=1e-2 * float(logits[0].std()))
+
+
+def test_a_class_of_few_tokens_counts_as_much() -> None:
+    x, labels = two_kinds(1)
+    few = torch.cat([torch.arange(0, 720), torch.arange(720, 1080, 20)])
+    statistics, start = closed(x[few], labels[few])
+    rows, biases = refine(x[few], labels[few], statistics.scatter(), start, SHRINKAGE)
+    given = (x @ rows.T + biases).argmax(1)
+    assert (given[labels == 2] == 2).float().mean() > 0.7
