@@ -105,7 +105,7 @@ def test_errors_are_kept_until_they_are_mended(
         until(lambda: names(meteora) == ["good"])
         put(model, tmp_path, "broken", 3)
         until(lambda: names(meteora) == ["broken", "good"])
-        assert set(watch.errors) == {"no name"}
+        until(lambda: set(watch.errors) == {"no name"})  # an adapter is live before its error is forgotten
         shutil.rmtree(tmp_path / "no name")
         until(lambda: not watch.errors)
     assert len(caplog.records) == 2  # each once, however often it was looked at
