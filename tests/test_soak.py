@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import meteora_rs
 import pytest
+from soak.accounts import LOOKS, Accounts
 from soak.alone import Alone
 from soak.cycles import cycles
 from soak.requests import Answer, Request
-from soak.run import TIERS, Soak
+from soak.run import POOLS, TIERS, Soak
 from soak.watch import PATIENCE, Watchdog, growth
+from tiny import adapter, tiny_model
 
 
 @pytest.mark.timeout(240)
@@ -50,6 +53,25 @@ def test_a_thousand_loads_beside_a_running_generation(tmp_path: Path) -> None:
 def test_a_wrong_answer_is_noticed() -> None:
     with pytest.raises(AssertionError, match="not what it is alone"):
         Alone().check(Answer(Request("__base__", seed=0), (), b"other"))
+
+
+def test_what_is_held_and_nobody_says_so_is_noticed() -> None:
+    meteora = meteora_rs.attach(tiny_model(), POOLS)
+    meteora.load_adapter(adapter(meteora.model, 4), "a")
+    with meteora.routing("a"):
+        meteora.unload_adapter("a")
+        said = Accounts(meteora)
+        for _ in range(2 * LOOKS):
+            said.look()
+    meteora.load_adapter(adapter(meteora.model, 4), "b")
+    plan = meteora._context.plan(["b"], None)  # of no block: it holds, and is not listed
+    meteora.unload_adapter("b")
+    unsaid = Accounts(meteora)
+    for _ in range(LOOKS - 1):
+        unsaid.look()
+    with pytest.raises(AssertionError, match="1 slots are held, and no request says so"):
+        unsaid.look()
+    del plan
 
 
 def test_a_worker_that_stands_still_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

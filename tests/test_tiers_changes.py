@@ -144,6 +144,19 @@ def test_gates_that_change_while_it_is_reloaded(tiered: Meteora, monkeypatch: py
     assert equal(by(tiered, FITTED), alone(FITTED, gates=True))
 
 
+def test_one_that_is_unloaded_while_its_reload_is_read(tiered: Meteora, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = Load._check
+
+    def checked(load: Load) -> Any:
+        gate = check(load)
+        tiered.unload_adapter("a")
+        return gate
+
+    monkeypatch.setattr(Load, "_check", checked)
+    with pytest.raises(AdapterNotFoundError, match="'a'"):
+        tiered.reload_adapter("a", adapter(tiered.model, 4, seed=9))
+
+
 def in_place(model: PreTrainedModel) -> tuple[Meteora, Load]:
     """Room for one, "a", and a reload that is writing over it."""
     meteora = attached(model, slots=1)

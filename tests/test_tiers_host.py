@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from meteora_rs.errors import AdapterFormatError, CapacityError
+from meteora_rs import Meteora
+from meteora_rs.errors import AdapterFormatError, AdapterNotFoundError, CapacityError
 from tiers_case import NAMES, alone, attached, by, size_of_one
-from tiny import adapter, equal, write
+from tiny import adapter, equal, gate_rows, write
 from transformers import PreTrainedModel
 
 
@@ -44,3 +45,26 @@ def test_files_that_changed_are_never_served_as_the_old_adapter(model: PreTraine
     (tmp_path / "b" / "adapter_model.safetensors").unlink()
     with pytest.raises(FileNotFoundError):
         by(meteora, "b")
+
+
+def test_what_has_come_back_is_not_read_again(model: PreTrainedModel, tmp_path: Path) -> None:
+    """Where it was unloaded and registered anew between the look for it and this: its gate is in no file."""
+    meteora = attached(model)
+    assert meteora.tiers is not None
+    meteora.register_adapter(write(adapter(model, 4), tmp_path / "a"), "a", gate=gate_rows(meteora, 1))
+    meteora.register_adapter(adapter(model, 4), "memory")
+    for name in ("a", "memory"):
+        meteora.tiers.fetch(name)
+        assert meteora.tiers.native.hosts(name)
+
+
+def test_what_is_registered_no_more_is_not_found(tiered: Meteora) -> None:
+    tiers = tiered.tiers
+    assert tiers is not None
+    resting = [record.name for record in tiers.resting()]
+    tiered.unload_adapter("a")
+    with pytest.raises(AdapterNotFoundError, match="no adapter named 'a' is registered"):
+        tiers.record("a")
+    with pytest.raises(AdapterNotFoundError, match="no adapter named 'a' is registered"):
+        tiers.fetch("a")
+    assert resting == list(NAMES) and [record.name for record in tiers.resting()] == resting[1:]

@@ -18,6 +18,7 @@ from meteora_rs import Meteora, MeteoraConfig
 from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, CapacityError, RouteError
 from tiny import tiny_model
 
+from soak.accounts import PAUSE, Accounts
 from soak.alone import Alone
 from soak.changes import change, change_awaited, clear
 from soak.library import Library, make_library
@@ -76,12 +77,13 @@ class Soak:
         """Everything at once for `seconds`, and on a busy machine longer, until it is `enough`; then the sums.
 
         Raises:
-            AssertionError: an answer is not what it is alone, or rows were left behind.
+            AssertionError: an answer is not what it is alone, or rows were left behind, or held and nobody said so.
             TimeoutError: a worker stood still.
         """
         works: dict[str, Callable[[str], None]] = {"tasks": self._serve_tasks}
         works |= {f"generate {at}": self._generate for at in range(generating)}
         works |= {f"load {at}": self._load for at in range(loading)}
+        works["accounts"] = self._account
         verify = threading.Thread(target=self._guard, args=("verify", self._verify), daemon=True)
         threads = [threading.Thread(target=self._guard, args=item, daemon=True) for item in works.items()]
         self.progress = dict.fromkeys(works, 0)
@@ -149,6 +151,12 @@ class Soak:
         except BaseException as error:
             self.failures.append(error)
             self.stop.set()
+
+    def _account(self, name: str) -> None:
+        accounts = Accounts(self.meteora)
+        while not self.stop.wait(PAUSE):
+            accounts.look()
+            self.progress[name] += 1
 
     def _load(self, name: str) -> None:
         random = Random(f"{self.seed} {name}")

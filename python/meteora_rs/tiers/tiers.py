@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -96,16 +97,22 @@ class Tiers:
         return self._registered.pop(name, None) is not None
 
     def record(self, name: str) -> AdapterRecord:
-        """What is known of a registered adapter that is not on the device."""
-        registered = self._registered[name].record
+        """What is known of a registered adapter that is not on the device.
+
+        Raises:
+            AdapterNotFoundError: it is registered no more.
+        """
+        registered = vars(self._registration(name).record)
         hosted = self.native.hosted(name)
-        return AdapterRecord(
-            **{**vars(registered), "tier": "disk"} if hosted is None else {**vars(registered), **hosted}
-        )
+        return AdapterRecord(**{**registered, "tier": "disk"} if hosted is None else {**registered, **hosted})
 
     def resting(self) -> list[AdapterRecord]:
         """The registered adapters that are not on the device, by name."""
-        return [self.record(name) for name in self.native.missing(sorted(self._registered)) if self.knows(name)]
+        records = []
+        for name in self.native.missing(sorted(self._registered)):
+            with suppress(AdapterNotFoundError):  # unloaded just now
+                records.append(self.record(name))
+        return records
 
     def hold(self, name: str) -> _native.HostCopy:
         """The host's copy of a registered adapter, read again if need be; it does not leave while it is held.
@@ -131,20 +138,27 @@ class Tiers:
         return copy or self._read(registration, "none").native
 
     def fetch(self, name: str) -> None:
-        """Read an adapter again that the host had no room for.
+        """Read an adapter again that the host had no room for, unless it has come back meanwhile.
 
         Raises:
             AdapterNotFoundError: it is registered no more.
             AdapterFormatError: its files are others than those that were registered.
             CapacityError, OSError: as `register_adapter`.
         """
-        registration = self._registered.get(name)
-        if registration is None:
-            raise AdapterNotFoundError(f"no adapter named {name!r} is registered")
+        with self._meteora._writer:  # in the middle of a change the host may lack what can't be read again
+            registration = self._registration(name)
+            if self.native.hosts(name):
+                return
         copy = self._read(registration, registration.record.gate)
         with self._meteora._writer:
             if self._registered.get(name) is registration:
                 self.keep(copy)
+
+    def _registration(self, name: str) -> Registration:
+        registration = self._registered.get(name)
+        if registration is None:
+            raise AdapterNotFoundError(f"no adapter named {name!r} is registered")
+        return registration
 
     def _read(self, registration: Registration, gate: str) -> Copy:
         """Pack an adapter from its files again."""

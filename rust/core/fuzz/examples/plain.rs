@@ -106,7 +106,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
 
 /// Runs one target; how many inputs were accepted.
 fn run(target: &str, runs: usize, seed: u64) -> usize {
-    let mut random = Random(seed | 1);
+    let mut random = Random(2 * seed + 1);
     let mut kept = seeds(target);
     let mut accepted = 0;
     for number in 0..runs {
