@@ -32,7 +32,7 @@ def entropy(x: Tensor, labels: Tensor, rows: Rows) -> float:
 def test_it_beats_the_closed_form_on_tokens_it_has_not_seen() -> None:
     x, labels = two_kinds(1)
     statistics, start = closed(x, labels)
-    refined = refine(x, labels, statistics.scatter(), start, SHRINKAGE)
+    refined = refine(x.clone(), labels, statistics.scatter(), start, SHRINKAGE)
     unseen = two_kinds(2)
     assert entropy(*unseen, refined) < 0.9 * entropy(*unseen, start)
 
@@ -42,7 +42,7 @@ def test_gaussians_of_one_shape_stay_as_they_are() -> None:
     labels = torch.arange(CLASSES).repeat_interleave(2000)
     x = torch.randn(CLASSES, WIDTH, generator=random)[labels] + torch.randn(len(labels), WIDTH, generator=random)
     statistics, start = closed(x, labels)
-    refined = refine(x, labels, statistics.scatter(), start, SHRINKAGE)
+    refined = refine(x.clone(), labels, statistics.scatter(), start, SHRINKAGE)
     assert abs(entropy(x, labels, refined) - entropy(x, labels, start)) < 0.04 * entropy(x, labels, start)
 
 

@@ -40,7 +40,7 @@ def choose_gates(
     losses: dict[str, float] = {}
     for name, gates in tried.items():
         meteora.set_gates(gates)
-        found[name] = choose_priors(meteora, names, gates, texts, own, route, lambda what: trying(f"{name}, {what}"))  # noqa: B023
+        found[name] = choose_priors(meteora, names, gates, texts, own, route, trying)
         if not texts or len(tried) == 1:
             return *found[name], {}
         each = class_losses(meteora, more, route, top_k=1)

@@ -90,7 +90,7 @@ def fit_gates(
         batch_tokens: tokens to read at once.
         memory_budget: bytes for statistics and kept-back activations, 2 GiB by default. If they do not fit, a pass
             is several sweeps over the texts, each for some layers: the same gates, more time. Solving takes
-            24 · width² bytes beside it.
+            24 · width² bytes beside it, and `refine` 4 · width for each teaching token.
         progress: show a bar with the time left.
 
     Raises:
