@@ -60,8 +60,7 @@ class GroupActivations:
     def add(self, x: Tensor, batch: Batch) -> None:
         """Take what the batch's teaching and testing tokens have as input here; x is `[rows, length, in]`."""
         flat = x.detach().reshape(-1, x.shape[-1])
-        labels = batch.labels.repeat_interleave(batch.ids.shape[1])
-        teaching, own = flat[batch.teach.to(x.device)].float(), labels[batch.teach]
+        teaching, own = flat[batch.teach.to(x.device)].float(), batch.token_labels[batch.teach]
         self.statistics.add(teaching, own, self._weights(teaching, own))
         if self._teach_labels is not None and len(own):
             # About the pivot, or rounding would take what differs in the coordinates far from zero.

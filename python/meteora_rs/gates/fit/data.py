@@ -52,6 +52,11 @@ class Batch:
     teach: Tensor
     test: Tensor
 
+    @property
+    def token_labels(self) -> Tensor:
+        """The label of every place, `[rows · length]` int64; a pad has that of its row."""
+        return self.labels.repeat_interleave(self.ids.shape[1])
+
 
 def make_examples(
     data: Mapping[str, Sequence[Text]],

@@ -38,9 +38,8 @@ class Lessons:
         self.counts = torch.zeros(len(names), dtype=torch.float64)
         for example in examples:
             self.counts[example.label] += len(example.teach)
-        labels = [batch.labels.repeat_interleave(batch.ids.shape[1]) for batch in self.packed]
-        self.test_labels = torch.cat([own[batch.test] for own, batch in zip(labels, self.packed, strict=True)])
-        self.teach_labels = torch.cat([own[batch.teach] for own, batch in zip(labels, self.packed, strict=True)])
+        self.test_labels = torch.cat([batch.token_labels[batch.test] for batch in self.packed])
+        self.teach_labels = torch.cat([batch.token_labels[batch.teach] for batch in self.packed])
 
 
 @dataclass
