@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from meteora_rs import Auto, Meteora
-from meteora_rs.gates.fit.choice import choose_gates
+from meteora_rs.gates.fit.choice import Chosen, choose_gates
+from meteora_rs.gates.fit.held_out import HeldOut
 from meteora_rs.gates.fit.sweeps import Gates
 from tiny_numbers import ALPHABETS, attached, example
 
 NAMES = list(ALPHABETS)
+OWN = 1.0
 HELD = [example(4 + label, 2, label) for label in range(len(NAMES))]
 
 
@@ -19,7 +21,7 @@ def all_with(meteora: Meteora, bias: float) -> Gates:
     return {name: {site.path: (torch.zeros(site.in_features), bias) for site in meteora.sites} for name in NAMES}
 
 
-def choose(monkeypatch: pytest.MonkeyPatch, nats: dict[float, float], **kept: Any) -> tuple[Any, float]:
+def choose(monkeypatch: pytest.MonkeyPatch, nats: dict[float, float], **kept: Any) -> tuple[Chosen, float]:
     """The choice between gates with biases 0 and 1, where the loss is `nats` by the bias in force; and that at last."""
     meteora = attached()
 
@@ -28,21 +30,22 @@ def choose(monkeypatch: pytest.MonkeyPatch, nats: dict[float, float], **kept: An
 
     monkeypatch.setattr(
         "meteora_rs.gates.fit.held_out.token_losses",
-        lambda _, texts, *__, **___: [(nats.get(bias(), 9.0), 1) for _ in texts],
+        lambda _, texts, route, **__: [(nats.get(bias(), 9.0) if route == Auto() else OWN, 1) for _ in texts],
     )
     tried = {"closed form": all_with(meteora, 0.0), "refined": all_with(meteora, 1.0)}
     meteora.set_gates(tried["closed form"])
-    chosen = choose_gates(meteora, NAMES, tried, kept.get("examples", HELD), Auto(), lambda _: None)
-    return chosen, bias()
+    held = HeldOut(meteora, NAMES, kept.get("examples", HELD), Auto(), lambda _: None)
+    return choose_gates(meteora, tried, held), bias()
 
 
 @pytest.mark.parametrize(("nats", "best"), [({0.0: 2.0, 1.0: 1.5}, 1.0), ({0.0: 1.5, 1.0: 2.0}, 0.0)])
 def test_the_least_loss_is_taken(monkeypatch: pytest.MonkeyPatch, nats: dict[float, float], best: float) -> None:
-    (gates, priors, losses), in_force = choose(monkeypatch, nats)
-    assert losses == {"closed form": nats[0.0], "refined": nats[1.0]} and priors == {}
-    assert in_force == best == next(iter(gates[NAMES[0]].values()))[1]
+    chosen, in_force = choose(monkeypatch, nats)
+    assert chosen.losses == {"closed form": nats[0.0], "refined": nats[1.0]} and chosen.priors == {}
+    assert chosen.refined == (best == 1.0) and chosen.loss == nats[best]
+    assert in_force == best == next(iter(chosen.gates[NAMES[0]].values()))[1]
 
 
 def test_without_held_out_texts_the_first_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    (_, priors, losses), in_force = choose(monkeypatch, {}, examples=[example(5, 2, held=False)])
-    assert (priors, losses, in_force) == ({}, {}, 0.0)
+    chosen, in_force = choose(monkeypatch, {}, examples=[example(5, 2, held=False)])
+    assert (chosen.refined, chosen.priors, chosen.losses, chosen.loss, in_force) == (False, {}, {}, None, 0.0)

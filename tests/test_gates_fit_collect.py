@@ -26,6 +26,11 @@ def batch() -> Batch:
     )
 
 
+def test_places_that_predict_a_response_answer() -> None:
+    one = replace(batch(), responses=torch.tensor([2, 0]))
+    assert one.answering.tolist() == [False, True, True, True, True, True]
+
+
 X = torch.tensor([[[0.0, 1.0], [2.0, 0.0], [7.0, 7.0]], [[4.0, 1.0], [6.0, 3.0], [9.0, 9.0]]])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from meteora_rs.gates.fit.data import Batch, Example, Text, batches, encode, make_examples
+from meteora_rs.gates.fit.data import BREADTH, Batch, Example, Text, batches, encode, make_examples
 
 
 class Letters:
@@ -55,14 +55,14 @@ def test_tokens_that_test_do_not_teach() -> None:
 
 def test_a_class_of_many_texts_holds_some_out() -> None:
     assert not any(example.held_out for example in pairs(7))
-    assert [sum(example.held_out for example in pairs(count)) for count in (8, 16, 40, 80)] == [1, 2, 4, 4]
+    assert [sum(example.held_out for example in pairs(count)) for count in (8, 16, 40, 80)] == [1, 2, 5, 6]
     for example in pairs(40):
         assert bool(example.test) == example.held_out != bool(example.teach)
-    assert sum(len(example.test) for example in pairs(40)) == 8
+    assert sum(len(example.test) for example in pairs(40)) == 10
 
 
 def test_all_places_of_a_text_may_teach() -> None:
-    made = [each for each in pairs(40, response="that was it", tokens=36 * 8) if not each.held_out]
+    made = [each for each in pairs(40, response="that was it", tokens=35 * 8) if not each.held_out]
     assert all(len(example.teach) == 8 for example in made)
     assert {place for example in made for place in example.teach} == set(range(len(made[0].ids)))
 
@@ -73,6 +73,13 @@ def test_no_more_texts_are_read_than_asked() -> None:
     assert sum(not example.held_out for example in made) == 5
     assert sum(len(example.teach) for example in made) == 60
     assert sum(not example.held_out for example in pairs(40, read=1)) == 1
+
+
+def test_more_is_read_of_the_base() -> None:
+    some = {"tokens": 60, "read": 50, "max_length": 50, "tests_per_class": 8, "seed": 0}
+    made = make_examples({"a": ["what is it?"] * 40, "__base__": ["what is it?"] * 40}, Letters(), **some)
+    taught = [[len(each.teach) for each in made if each.label == label and not each.held_out] for label in (0, 1)]
+    assert len(taught[1]) == BREADTH * len(taught[0]) and taught[1][0] == taught[0][0]
 
 
 def test_the_same_seed_draws_the_same_tokens() -> None:

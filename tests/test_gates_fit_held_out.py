@@ -1,13 +1,16 @@
-"""The texts that priors and the temperature are tried on, and what the model loses on them."""
+"""The texts that gates, priors and the temperature are tried on, and what the model loses on them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from meteora_rs.gates.fit.held_out import READ, class_losses, held_out
+from meteora_rs.gates.fit.held_out import READ, HeldOut, held_out
 from meteora_rs.routes import Auto
-from tiny_numbers import attached, example
+from tiny_numbers import ALPHABETS, attached, example
+
+NAMES = list(ALPHABETS)
+BASE = NAMES.index("__base__")
 
 
 def test_every_class_has_its_shortest_held_out_texts_tried() -> None:
@@ -24,4 +27,14 @@ def test_a_class_counts_by_the_mean_over_its_texts(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("meteora_rs.gates.fit.held_out.token_losses", losses)
     texts = [example(4, 1, 0), example(8, 1, 1), example(6, 1, 0)]
-    assert class_losses(attached(), texts, Auto(), top_k=1) == {0: 2.5, 1: 4.0}
+    assert HeldOut(attached(), NAMES, texts, Auto(), lambda _: None).routed() == {0: 2.5, 1: 4.0}
+
+
+def test_what_the_base_gains_by_adapters_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a prior would be chosen for an adapter whose prompts look like those of general texts."""
+    monkeypatch.setattr(
+        "meteora_rs.gates.fit.held_out.token_losses", lambda _, texts, *__, **___: [(2.0, 1)] * len(texts)
+    )
+    held = HeldOut(attached(), NAMES, [example(4, 1, label) for label in range(3)], Auto(), lambda _: None)
+    assert held.mean({0: 1.0, 1: 3.0, BASE: 0.5}) == held.mean({0: 1.0, 1: 3.0, BASE: 2.0}) == 2.0
+    assert held.mean({0: 1.0, 1: 3.0, BASE: 5.0}) == 3.0

@@ -57,6 +57,16 @@ def test_scales_of_coordinates_change_no_logit() -> None:
     assert torch.allclose(*logits, rtol=1e-2, atol=1e-2 * float(logits[0].std()))
 
 
+def test_a_token_of_twice_the_weight_counts_as_two() -> None:
+    x, labels = two_kinds(1)
+    statistics, start = closed(x, labels)
+    weights = torch.where(torch.arange(len(labels)) % 3 == 0, 2.0, 1.0)
+    twice = torch.arange(len(labels)).repeat_interleave(weights.long())
+    weighed = refine(x.clone(), labels, statistics.scatter(), start, SHRINKAGE, weights=weights)
+    repeated = refine(x[twice], labels[twice], statistics.scatter(), start, SHRINKAGE)
+    assert torch.allclose(weighed[0], repeated[0], atol=1e-3)
+
+
 def test_a_class_of_few_tokens_counts_as_much() -> None:
     x, labels = two_kinds(1)
     few = torch.cat([torch.arange(0, 720), torch.arange(720, 1080, 20)])

@@ -9,7 +9,8 @@ import pytest
 import torch
 from meteora_rs import Auto, Meteora
 from meteora_rs.gates.fit.data import Example
-from meteora_rs.gates.fit.priors import choose_priors, own_losses
+from meteora_rs.gates.fit.held_out import HeldOut
+from meteora_rs.gates.fit.priors import choose_priors
 from meteora_rs.gates.fit.sweeps import Gates
 from tiny_numbers import ALPHABETS, attached
 
@@ -33,8 +34,8 @@ def choose(
         return [(OWN if isinstance(route, str) else routed(ids[0], biases), 1) for ids, _ in encoded]
 
     monkeypatch.setattr("meteora_rs.gates.fit.held_out.token_losses", losses)
-    own = own_losses(meteora, NAMES, EXAMPLES)
-    chosen, priors = choose_priors(meteora, NAMES, gates, EXAMPLES, own, Auto(), lambda _: None)
+    held = HeldOut(meteora, NAMES, EXAMPLES, Auto(), lambda _: None)
+    chosen, priors, _ = choose_priors(meteora, gates, held, held.routed())
     return meteora, chosen, priors
 
 
@@ -65,7 +66,3 @@ def test_what_helps_nobody_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> Non
     meteora, _, priors = choose(monkeypatch, lambda label, _: OWN + (0.5 if label == 2 else 0.0))
     assert priors == {}
     assert in_force(meteora) == {name: {0.0} for name in NAMES}
-
-
-def test_without_texts_there_are_none() -> None:
-    assert choose_priors(attached(), NAMES, {}, [], {}, Auto(), print) == ({}, {})

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from meteora_rs.gates.fit import FitReport, PassReport, general_texts
+from meteora_rs.gates.fit.choice import Chosen
 from meteora_rs.gates.fit.report import make_report
 from meteora_rs.gates.fit.sweeps import Solved, recall
 
@@ -20,18 +21,19 @@ def solved() -> Solved:
     o = torch.tensor([[5, 5, 0], [0, 10, 0], [0, 0, 10]])
     sites = {f"layers.{i}.q_proj": [] for i in range(3)} | {"layers.0.o_proj": []}
     worse = torch.full((3, 3), 2)
-    return Solved((0.01, 0.1), sites, {"q_proj": torch.stack([q, worse]), "o_proj": torch.stack([worse, o])})
+    confusions = {"q_proj": torch.stack([q, worse]), "o_proj": torch.stack([worse, o])}
+    right = 10 * torch.eye(3).long()
+    return Solved((0.01, 0.1), sites, confusions, refined_confusions={"q_proj": q, "o_proj": right})
 
 
-def report() -> FitReport:
+def report(refined: bool = False) -> FitReport:
     return make_report(
         NAMES,
         dict.fromkeys(NAMES, 3),
         torch.ones(3),
         [PassReport(1.0, {"q_proj": 0.8})],
         solved(),
-        {"closed form": 0.75, "refined": 0.7},
-        {"law": 2.0},
+        Chosen({}, refined, {"law": 2.0}, {"closed form": 0.75, "refined": 0.7}, 0.7),
         0.5,
         {},
         2.0,
@@ -43,6 +45,10 @@ def test_the_best_shrinkage_of_each_kind_is_chosen() -> None:
     assert "one adapter a token: closed form 0.7500, refined 0.7000" in str(made)
     assert made.shrinkage == {"q_proj": 0.01, "o_proj": 0.1}
     assert made.accuracy["sql"] == {"q_proj": pytest.approx(0.8), "o_proj": pytest.approx(0.5)}
+
+
+def test_where_refined_gates_are_taken_they_are_judged() -> None:
+    assert report(refined=True).accuracy["sql"] == {"q_proj": pytest.approx(0.8), "o_proj": 1.0}
 
 
 def test_confusion_is_the_mean_over_sites_and_names_the_twins() -> None:

@@ -1,50 +1,51 @@
-"""Which of two fits is taken: by the loss on texts that never taught."""
+"""Which of two fits is taken, and how it mixes: by the loss on texts that never taught."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meteora_rs.routes import Auto
-
-from .data import Example
-from .held_out import class_losses, held_out
-from .priors import choose_priors, own_losses
+from .held_out import HeldOut
+from .priors import choose_priors
 
 if TYPE_CHECKING:
     from meteora_rs.meteora import Meteora
 
     from .sweeps import Gates
 
-ENOUGH = 8192
-"""Tokens of held-out texts that tell two fits apart: a choice that is made once may take more than each trial of it."""
+
+CLOSED, REFINED = "closed form", "refined"
 
 
-def choose_gates(
-    meteora: Meteora,
-    names: Sequence[str],
-    tried: Mapping[str, Gates],
-    examples: Sequence[Example],
-    route: Auto,
-    trying: Callable[[str], object],
-) -> tuple[Gates, dict[str, float], dict[str, float]]:
-    """Of some gates, each with the priors it needs, those with the least loss on the responses of held-out texts.
+@dataclass(frozen=True)
+class Chosen:
+    """Gates with their priors; and by name the losses of all that were tried, nats a token (none without a choice).
 
-    Returns them, then in force; their priors; and by name the losses of all, in nats a token, the mean over the classes
-    (none, if there is no choice: the first of `tried` are taken if no text is held out).
+    refined: whether these are the refined ones; loss: of these gates, one adapter a token; None if no text is held out.
     """
-    texts, more = held_out(examples), held_out(examples, ENOUGH)
-    trying("own adapters")
-    own = own_losses(meteora, names, texts)
-    found: dict[str, tuple[Gates, dict[str, float]]] = {}
-    losses: dict[str, float] = {}
+
+    gates: Gates
+    refined: bool
+    priors: dict[str, float]
+    losses: dict[str, float]
+    loss: float | None
+
+
+def choose_gates(meteora: Meteora, tried: Mapping[str, Gates], held: HeldOut) -> Chosen:
+    """Of some gates those with the least loss on the responses of held-out texts, with priors; then in force.
+
+    The first of `tried`, without priors, if no text is held out.
+    """
+    routed = {}
     for name, gates in tried.items():
         meteora.set_gates(gates)
-        found[name] = choose_priors(meteora, names, gates, texts, own, route, trying)
-        if not texts or len(tried) == 1:
-            return *found[name], {}
-        each = class_losses(meteora, more, route, top_k=1)
-        losses[name] = sum(each.values()) / len(each)
+        if not held.texts:
+            return Chosen(gates, False, {}, {}, None)
+        held.trying(name)
+        routed[name] = held.routed()
+    losses = {name: held.mean(each) for name, each in routed.items()}
     best = min(losses, key=lambda name: losses[name])
-    meteora.set_gates(found[best][0])
-    return *found[best], losses
+    meteora.set_gates(tried[best])
+    gates, priors, now = choose_priors(meteora, tried[best], held, routed[best])
+    return Chosen(gates, best == REFINED, priors, losses if len(losses) > 1 else {}, held.mean(now))

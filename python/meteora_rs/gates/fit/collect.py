@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,8 +18,19 @@ from .discriminant import Rows
 from .logistic import refine
 from .statistics import ClassStatistics
 
+ANSWERS = 2.0
+"""How many times as much a token counts in refinement that predicts one of a response: answers are made there."""
+
 HARD = 2.0
 """How many times more a token counts that the pass before gave to another class."""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The tokens that teach, as they come: classes `[M]`, and which predict a token of a response, `[M]` bool."""
+
+    labels: Tensor
+    answering: Tensor
 
 
 class GroupActivations:
@@ -32,14 +44,14 @@ class GroupActivations:
         test_labels: Tensor,
         like: Tensor,
         judge: Rows | None = None,
-        teach_labels: Tensor | None = None,
+        taught: Taught | None = None,
     ) -> None:
         """`counts`: as in `ClassStatistics`; test_labels `[N]`: of the tokens that test, in the order they come.
 
         like: of the dtype and device in which these are kept. judge: rows W, b of an earlier pass, with which a
         teaching token x of class c has weight `1 + HARD · (1 - softmax(W x + b)_c)`: a class may be of several kinds,
-        and the tokens of the rarer one, which look like another class's, would hardly count for its mean. teach_labels
-        `[M]`: of the tokens that teach, in the order they come, if they shall be kept whole for `refined`.
+        and the tokens of the rarer one, which look like another class's, would hardly count for its mean. taught: of
+        the tokens that teach, if they shall be kept whole for `refined`.
         """
         self.path = path
         self._judge = judge
@@ -48,8 +60,8 @@ class GroupActivations:
         # All at once: small tensors that stay, among a pass's large ones that go, would scatter over the whole heap.
         self._tests = torch.empty(len(test_labels), width, dtype=like.dtype, device=like.device)
         self._tested = 0
-        self._teach_labels = teach_labels
-        self._taught = torch.empty(0 if teach_labels is None else len(teach_labels), width, dtype=torch.bfloat16)
+        self._taught = taught
+        self._teaching = torch.empty(0 if taught is None else len(taught.labels), width, dtype=torch.bfloat16)
         self._seen = 0
 
     @property
@@ -62,9 +74,9 @@ class GroupActivations:
         flat = x.detach().reshape(-1, x.shape[-1])
         teaching, own = flat[batch.teach.to(x.device)].float(), batch.token_labels[batch.teach]
         self.statistics.add(teaching, own, self._weights(teaching, own))
-        if self._teach_labels is not None and len(own):
+        if self._taught is not None and len(own):
             # About the pivot, or rounding would take what differs in the coordinates far from zero.
-            self._taught[self._seen : self._seen + len(own)] = teaching - self.statistics.pivot
+            self._teaching[self._seen : self._seen + len(own)] = teaching - self.statistics.pivot
             self._seen += len(own)
         count = len(batch.test)
         self._tests[self._tested : self._tested + count] = flat[batch.test.to(x.device)]
@@ -72,11 +84,13 @@ class GroupActivations:
 
     def refined(self, start: Rows, shrinkage: float) -> Rows:
         """`start`, refined on the teaching tokens (`logistic.refine`)."""
-        assert self._teach_labels is not None
+        assert self._taught is not None
         pivot = self.statistics.pivot.cpu()
         rows, biases = (each.cpu() for each in start)
-        x, scatter = self._taught.float(), self.statistics.scatter().cpu()
-        rows, biases = refine(x, self._teach_labels, scatter, (rows, biases + rows @ pivot), shrinkage)
+        x, scatter = self._teaching.float(), self.statistics.scatter().cpu()
+        weights = torch.where(self._taught.answering, ANSWERS, 1.0)
+        start = rows, biases + rows @ pivot
+        rows, biases = refine(x, self._taught.labels, scatter, start, shrinkage, weights=weights)
         return rows, biases - rows @ pivot
 
     def _weights(self, x: Tensor, labels: Tensor) -> Tensor | None:

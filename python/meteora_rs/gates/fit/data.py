@@ -12,12 +12,17 @@ from torch import Tensor
 
 from meteora_rs.loss import encode_pair
 from meteora_rs.packing import packed
+from meteora_rs.routes import BASE
 
 Text: TypeAlias = str | tuple[str, str]
 """A text, or a prompt with its response."""
 
-HELD_OUT, OF_TEXTS = 4, 8
+HELD_OUT, OF_TEXTS = 6, 8
 """Texts of a class that never teach: at most so many, and at most one in eight."""
+
+
+BREADTH = 3
+"""How many times as many tokens of the base's are read as of an adapter's: it is all sorts of text, an adapter one."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,12 @@ class Batch:
         """The label of every place, `[rows · length]` int64; a pad has that of its row."""
         return self.labels.repeat_interleave(self.ids.shape[1])
 
+    @property
+    def answering(self) -> Tensor:
+        """Which places predict a token of the response, `[rows · length]` bool; pads behind it are among them."""
+        places = torch.arange(self.ids.shape[1])
+        return (places >= self.responses[:, None] - 1).flatten()
+
 
 def make_examples(
     data: Mapping[str, Sequence[Text]],
@@ -82,6 +93,7 @@ def make_examples(
     draw = random.Random(seed)
     examples = []
     for label, (name, texts) in enumerate(data.items()):
+        breadth = BREADTH if name == BASE else 1
         encoded = [pair for text in texts if len((pair := encode(text, tokenizer, max_length))[0]) > 1]
         if not encoded:
             raise ValueError(f"fit_gates: {name!r} has no text of two tokens or more")
@@ -90,8 +102,8 @@ def make_examples(
         for ids, response in encoded[:held]:
             drawn = _draw(draw, len(ids), -(-tests_per_class // held))
             examples.append(Example(label, tuple(ids), response, (), tuple(sorted(drawn)), True))
-        taught = _within(encoded[held:], read)
-        share = -(-tokens // len(taught))
+        taught = _within(encoded[held:], breadth * read)
+        share = -(-breadth * tokens // len(taught))
         reserved = 0 if held else -(-tests_per_class // len(taught))
         for ids, response in taught:
             kept = min(reserved, len(ids) // 4)

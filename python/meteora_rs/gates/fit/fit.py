@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from meteora_rs.routes import BASE, Auto
 
-from .choice import choose_gates
+from .choice import CLOSED, REFINED, choose_gates
 from .data import Batch, Example, Text, make_examples
 from .general import general_texts
+from .held_out import HeldOut
 from .kept import KeptStatistics, keep_group
 from .report import FitReport, PassReport, by_kind, make_report
 from .sweeps import Gates, Lessons, by_name, run_pass, sweeps
@@ -155,18 +156,21 @@ def fit_gates(
             reports.append(PassReport(time.perf_counter() - start, by_kind(solved)))
         start = time.perf_counter()
         bar.set_description("fitting gates, priors")
-        tried = {"closed form": gates, **({"refined": by_name(solved.refined, names)} if refine else {})}
-        gates, priors, refinement = choose_gates(meteora, names, tried, examples, fitted, bar.set_postfix_str)
+        held = HeldOut(meteora, names, examples, fitted, bar.set_postfix_str)
+        tried = {CLOSED: gates} | ({REFINED: by_name(solved.refined, names)} if refine else {})
+        chosen = choose_gates(meteora, tried, held)
         losses: dict[str, float] = {}
         if temperature is None:
             bar.set_description("fitting gates, temperature")
-            temperature, losses = choose_temperature(meteora, examples, fitted, bar.set_postfix_str)
+            temperature, losses = choose_temperature(
+                held, chosen.loss, meteora.config.top_k, meteora.config.temperature
+            )
         bar.set_postfix_str("")
-        meteora.set_gates(_sharpened(gates, temperature))
+        meteora.set_gates(_sharpened(chosen.gates, temperature))
         meteora.statistics = KeptStatistics(names, len(names), temperature, solved.shrinkage(), solved.kept)
     texts = {name: len(texts) for name, texts in data.items()}
     seconds = time.perf_counter() - start
-    return make_report(names, texts, last.counts, reports, solved, refinement, priors, temperature, losses, seconds)
+    return make_report(names, texts, last.counts, reports, solved, chosen, temperature, losses, seconds)
 
 
 def own_tokenizer(meteora: Meteora) -> Any:

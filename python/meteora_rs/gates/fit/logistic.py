@@ -14,16 +14,19 @@ PULL = 1e-3
 """Nats for each unit of squared distance from the closed form: few tokens move the rows little."""
 
 
-def refine(x: Tensor, labels: Tensor, scatter: Tensor, start: Rows, shrinkage: float) -> Rows:
+def refine(
+    x: Tensor, labels: Tensor, scatter: Tensor, start: Rows, shrinkage: float, *, weights: Tensor | None = None
+) -> Rows:
     """Gate rows with a smaller cross-entropy on tokens x `[N, width]` float32 of classes `labels [N]` than `start`.
 
     A few steps down
 
-        mean_c mean_{t in c} -log softmax(W x_t + b)_c + PULL · ‖(W - W_start) Lᵀ‖²,
+        mean_c mean_{t in c} -log softmax(W x_t + b)_c + PULL · ‖(W - W_start) L‖²,
         L Lᵀ = scatter + shrinkage · diag(scatter)
 
-    in the coordinates W Lᵀ, where directions in which tokens of one class differ little cost as much as others. The
-    classes count alike. Writes into x, and into `scatter` `[width, width]` float64.
+    in the coordinates W L, where directions in which tokens of one class differ little cost as much as others. The
+    classes count alike, and a class's tokens by `weights` `[N]`, alike if None. Writes into x, and into `scatter`
+    `[width, width]` float64.
     Source: the gate term of MeteoRA, arXiv 2405.13053, section 3.3; L-BFGS as torch.optim has it.
     """
     scales = scaled(scatter)
@@ -32,7 +35,9 @@ def refine(x: Tensor, labels: Tensor, scatter: Tensor, start: Rows, shrinkage: f
     x.mul_(scales.float())
     began = (start[0] / scales.float()) @ factor
     rows, biases = began.clone(), start[1].clone()
-    weights = labels.bincount(minlength=len(rows)).clamp(min=1).float().reciprocal()[labels] / len(rows)
+    weights = torch.ones(len(labels)) if weights is None else weights
+    totals = torch.zeros(len(rows)).index_add_(0, labels, weights)
+    weights = weights / totals[labels] / len(rows)
     rows.grad, biases.grad = torch.zeros_like(rows), torch.zeros_like(biases)
     descent = torch.optim.LBFGS([rows, biases], max_iter=STEPS, history_size=STEPS, line_search_fn="strong_wolfe")
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from meteora_rs.routes import Auto
-
-from .data import Example
-from .held_out import class_losses
+from .held_out import HeldOut, Losses
 
 if TYPE_CHECKING:
     from meteora_rs.meteora import Meteora
@@ -31,47 +27,30 @@ MOST = 4
 
 
 def choose_priors(
-    meteora: Meteora,
-    names: Sequence[str],
-    gates: Gates,
-    texts: Sequence[Example],
-    own: Mapping[int, float],
-    route: Auto,
-    trying: Callable[[str], object],
-) -> tuple[Gates, dict[str, float]]:
-    """Gates with a prior for the classes that need one, and these priors; both are then in force.
+    meteora: Meteora, gates: Gates, held: HeldOut, routed: Losses
+) -> tuple[Gates, dict[str, float], Losses]:
+    """Gates with a prior for the classes that need one, in force at the end; these priors; and the losses with them.
 
-    `gates` are in force at the entrance; `own` are the losses on `texts` with their own adapters (`own_losses`).
+    `gates` are in force at the entrance, with losses `routed`.
 
     A token that is given to another class costs one class little and another much, which the discriminant can't know:
     its classes are alike. So a class whose responses are worse routed than with its own adapter gets a prior, the
-    same number of nats added to its bias at every input, as long as the mean loss over all classes falls. No priors
-    without texts.
+    same number of nats added to its bias at every input, as long as the mean loss over all classes falls.
     """
-    if not texts:
-        return gates, {}
-    best = class_losses(meteora, texts, route, top_k=1)
+    best = routed
     priors: dict[str, float] = {}
-    worst = sorted((label for label in own if best[label] - own[label] > SHORT), key=lambda at: own[at] - best[at])
+    worst = sorted((at for at in best if best[at] - held.own[at] > SHORT), key=lambda at: held.own[at] - best[at])
     for label in worst[:MOST]:
-        name = names[label]
+        name = held.names[label]
         for prior in TRIED:
-            trying(f"{name} {prior:+g}")
+            held.trying(f"{name} {prior:+g}")
             meteora.set_gates({name: _raised(gates[name], prior)})
-            now = class_losses(meteora, texts, route, top_k=1)
-            if sum(now.values()) > sum(best.values()) - GAIN * len(best):
+            now = held.routed()
+            if held.mean(now) > held.mean(best) - GAIN:
                 break
             best, priors[name] = now, prior
         meteora.set_gates({name: _raised(gates[name], priors.get(name, 0.0))})
-    return {name: _raised(rows, priors.get(name, 0.0)) for name, rows in gates.items()}, priors
-
-
-def own_losses(meteora: Meteora, names: Sequence[str], texts: Sequence[Example]) -> dict[int, float]:
-    """By label the loss on the responses of its texts with its own adapter, nats a token."""
-    own: dict[int, float] = {}
-    for label in {example.label for example in texts}:
-        own |= class_losses(meteora, [each for each in texts if each.label == label], names[label], top_k=1)
-    return own
+    return {name: _raised(rows, priors.get(name, 0.0)) for name, rows in gates.items()}, priors, best
 
 
 def _raised(rows: dict[str, tuple[Tensor, float]], prior: float) -> dict[str, tuple[Tensor, float]]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .choice import Chosen
 from .sweeps import Solved, recall
 
 TWIN_SHARE = 0.1
@@ -123,15 +124,15 @@ def make_report(
     tokens: Tensor,
     passes: Sequence[PassReport],
     solved: Solved,
-    refinement: dict[str, float],
-    priors: dict[str, float],
+    chosen: Chosen,
     temperature: float,
     losses: dict[str, float],
     choosing_seconds: float,
 ) -> FitReport:
     """The report of a fit whose last pass is `solved`."""
-    chosen = solved.chosen()
-    kinds = {kind: _shares(each[chosen[kind]]) for kind, each in solved.confusions.items()}
+    shrinkage = solved.chosen()
+    closed = {kind: each[shrinkage[kind]] for kind, each in solved.confusions.items()}
+    kinds = {kind: _shares(each) for kind, each in (solved.refined_confusions if chosen.refined else closed).items()}
     sites: dict[str, int] = {}
     for path in solved.rows:
         kind = path.rpartition(".")[2]
@@ -144,9 +145,9 @@ def make_report(
         passes=passes,
         accuracy={name: {kind: float(each[i, i]) for kind, each in kinds.items()} for i, name in enumerate(names)},
         confusion=mean.tolist(),
-        shrinkage={kind: solved.shrinkages[index] for kind, index in chosen.items()},
-        refinement=refinement,
-        priors=priors,
+        shrinkage={kind: solved.shrinkages[index] for kind, index in shrinkage.items()},
+        refinement=chosen.losses,
+        priors=chosen.priors,
         temperature=temperature,
         losses=losses,
         choosing_seconds=choosing_seconds,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .collect import GroupActivations, collect
+from .collect import GroupActivations, Taught, collect
 from .data import Batch, Example, batches
 from .discriminant import Rows, solve
 from .statistics import ClassStatistics
@@ -39,7 +39,10 @@ class Lessons:
         for example in examples:
             self.counts[example.label] += len(example.teach)
         self.test_labels = torch.cat([batch.token_labels[batch.test] for batch in self.packed])
-        self.teach_labels = torch.cat([batch.token_labels[batch.teach] for batch in self.packed])
+        self.taught = Taught(
+            torch.cat([batch.token_labels[batch.teach] for batch in self.packed]),
+            torch.cat([batch.answering[batch.teach] for batch in self.packed]),
+        )
 
 
 @dataclass
@@ -48,7 +51,7 @@ class Solved:
 
     confusions: `{kind: [shrinkages, C, C]}`, kept-back tokens of the class in the row that were given to the class
     in the column, over all layers. kept: what `keep` made of each group. refined: for each group the rows of `REFINED`
-    after logistic regression, if it was asked for.
+    after logistic regression, if it was asked for, and what they get right, `{kind: [C, C]}`.
     """
 
     shrinkages: Sequence[float]  # ascending
@@ -56,6 +59,7 @@ class Solved:
     confusions: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
     refined: dict[str, Rows] = field(default_factory=dict)
+    refined_confusions: dict[str, Tensor] = field(default_factory=dict)
 
     def chosen(self) -> dict[str, int]:
         """For each kind the index of the largest shrinkage whose mean recall is within `ENOUGH` of the best.
@@ -113,6 +117,7 @@ def run_pass(
     confusions: dict[str, Tensor] = defaultdict(
         lambda: torch.zeros(len(shrinkages), len(lessons.names), len(lessons.names), dtype=torch.int64)
     )
+    refined: dict[str, Tensor] = {}
     for group in swept(meteora, lessons, routing, memory_budget, done, judges, refine):
         candidates = solve(group.statistics, shrinkages, where=group.path)
         if refine:
@@ -120,13 +125,21 @@ def run_pass(
             solved.refined[group.path] = group.refined(start, REFINED)
         solved.rows[group.path] = [(rows.cpu(), biases.cpu()) for rows, biases in candidates]
         x, labels = group.kept_back()
-        for index, (rows, biases) in enumerate(solved.rows[group.path]):
-            given = (x @ rows.T + biases).argmax(1)
-            confusions[group.kind][index].index_put_((labels, given), torch.ones(()).long(), accumulate=True)
+        for index, each in enumerate(solved.rows[group.path]):
+            confusions[group.kind][index] += _confusion(each, x, labels)
+        if refine:
+            refined[group.kind] = refined.get(group.kind, 0) + _confusion(solved.refined[group.path], x, labels)
         if keep is not None:
             solved.kept[group.path] = keep(group)
-    solved.confusions = dict(confusions)
+    solved.confusions, solved.refined_confusions = dict(confusions), refined
     return solved
+
+
+def _confusion(rows: Rows, x: Tensor, labels: Tensor) -> Tensor:
+    """How many tokens x `[N, width]` of each class are given to each, `[C, C]` int64."""
+    classes = len(rows[0])
+    given = (x @ rows[0].T + rows[1]).argmax(1)
+    return (labels * classes + given).bincount(minlength=classes * classes).view(classes, classes)
 
 
 def swept(
@@ -149,7 +162,7 @@ def swept(
                 lessons.test_labels,
                 like,
                 None if judges is None else judges[site.path],
-                lessons.teach_labels if refine else None,
+                lessons.taught if refine else None,
             )
             for site in sites
         ]
@@ -162,7 +175,7 @@ def swept(
 def sweeps(meteora: Meteora, lessons: Lessons, memory_budget: int, refine: bool = False) -> Iterator[list[Site]]:
     """The leaders of the input groups, in the model's order, in sets whose statistics fit the budget (one at least)."""
     element = next(meteora.model.parameters()).element_size()
-    taught = 2 * len(lessons.teach_labels) if refine else 0
+    taught = 2 * len(lessons.taught.labels) if refine else 0
     waiting: list[Site] = []
     taken = 0
     for site in (group.leader for group in meteora.groups):
