@@ -1,5 +1,5 @@
-// libcuda's functions, as far as the launcher uses them: one device, streams that do everything at once, or keep the
-// launches of a graph for later.
+// libcuda's functions, as far as the launcher uses them: one device, streams that do everything at once but for uploads
+// (copies.cpp), or keep the launches of a graph for later.
 
 #include "machine.h"
 
@@ -22,7 +22,7 @@ struct Function {
 };
 std::map<std::string, Function> functions; // never taken out: handles are addresses
 std::mutex lock;
-int handle; // its address stands for every context, module, stream and event
+int handle; // its address stands for every context, module and event
 
 struct LaunchConfig { // CUlaunchConfig
     unsigned grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes;
@@ -136,7 +136,8 @@ API CUresult cuLaunchKernelEx(const LaunchConfig *config, void *handle_of_functi
     launches++;
     if (capturing)
         return graph.push_back(launch), SUCCESS;
-    return run(launch);
+    const CUresult copied = finish_copies(config->stream);
+    return copied == SUCCESS ? run(launch) : copied;
 }
 
 API CUresult cuGetErrorName(CUresult result, const char **text) {
@@ -151,27 +152,19 @@ API CUresult cuGetErrorString(CUresult result, const char **text) {
     return SUCCESS;
 }
 
-API CUresult cuStreamCreate(void **stream, unsigned) { return *stream = &handle, SUCCESS; }
+API CUresult cuStreamCreate(void **stream, unsigned) { return *stream = new char, SUCCESS; }
 API CUresult cuStreamDestroy_v2(void *) { return SUCCESS; }
-API CUresult cuStreamSynchronize(void *) { return SUCCESS; }
+API CUresult cuStreamSynchronize(void *stream) { return finish_copies(stream); }
 API CUresult cuStreamWaitEvent(void *, void *, unsigned) { return SUCCESS; }
 API CUresult cuStreamGetCaptureInfo_v2(void *, int *status, uint64_t *id, void **, const void ***, size_t *) {
     return *status = capturing, *id = captures, SUCCESS;
 }
 API CUresult cuThreadExchangeStreamCaptureMode(int *) { return SUCCESS; }
 API CUresult cuEventCreate(void **event, unsigned) { return *event = &handle, SUCCESS; }
-API CUresult cuEventRecord(void *, void *) { return SUCCESS; }
+API CUresult cuEventRecord(void *, void *stream) { return finish_copies(stream); }
 API CUresult cuEventSynchronize(void *) { return SUCCESS; }
 API CUresult cuEventQuery(void *) { return SUCCESS; }
 API CUresult cuEventDestroy_v2(void *) { return SUCCESS; }
-API CUresult cuMemAllocHost_v2(void **memory, size_t bytes) { return posix_memalign(memory, 256, bytes) ? 2 : SUCCESS; }
-API CUresult cuMemFreeHost(void *memory) { return free(memory), SUCCESS; }
-API CUresult cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t bytes, void *) {
-    return memmove(to, from, bytes), SUCCESS;
-}
-API CUresult cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t bytes, void *) {
-    return memmove(to, from, bytes), SUCCESS;
-}
 API CUresult cuMemcpyDtoDAsync_v2(void *to, const void *from, size_t bytes, void *) {
     return memmove(to, from, bytes), SUCCESS;
 }

@@ -63,3 +63,6 @@ void check(const void *address, size_t bytes, bool write, bool atomic = false);
 bool is_shared(const void *address, size_t bytes);
 void begin_copy(const Copy &copy);
 void deliver(const Copy &copy);
+
+// Carries out what is being copied on a stream; an error: its source has changed meanwhile (copies.cpp).
+int finish_copies(void *stream);
