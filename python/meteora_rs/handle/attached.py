@@ -50,6 +50,8 @@ class Attached:
         self.tiers = Tiers(self, config.host_bytes) if config.host_bytes else None
         """Adapters that are registered and not on the device (`MeteoraConfig(host_bytes=…)`)."""
         self._context.tiers = self.tiers
+        self._trials: set[str] = set()
+        """Adapters that are live for a load with examples to read its texts, and belong in no bundle."""
         self.statistics: KeptStatistics | None = None
         """What the last fit kept for adapters that come with a few examples (`load_adapter(gate=[…])`)."""
 
