@@ -83,6 +83,8 @@ API uint64_t meteora_emulator_registered() {
 API uint64_t meteora_emulator_uploaded_from_registered() { return from_registered; }
 
 API CUresult cuMemHostRegister_v2(void *memory, size_t bytes, unsigned flags) {
+    if (const CUresult refused = disturbing())
+        return refused;
     const std::lock_guard<std::mutex> guard(lock);
     const uint8_t *from = static_cast<uint8_t *>(memory);
     if (refusing)
@@ -94,6 +96,8 @@ API CUresult cuMemHostRegister_v2(void *memory, size_t bytes, unsigned flags) {
     return locked[from] = registered[from] = bytes, SUCCESS;
 }
 API CUresult cuMemHostUnregister(void *memory) {
+    if (const CUresult refused = disturbing())
+        return refused;
     const std::lock_guard<std::mutex> guard(lock);
     const uint8_t *from = static_cast<uint8_t *>(memory);
     if (!registered.erase(from))
@@ -101,6 +105,8 @@ API CUresult cuMemHostUnregister(void *memory) {
     return locked.erase(from), SUCCESS;
 }
 API CUresult cuMemAllocHost_v2(void **memory, size_t bytes) {
+    if (const CUresult refused = disturbing())
+        return refused;
     const std::lock_guard<std::mutex> guard(lock);
     if (posix_memalign(memory, 256, bytes))
         return OUT_OF_MEMORY;
@@ -108,6 +114,8 @@ API CUresult cuMemAllocHost_v2(void **memory, size_t bytes) {
 }
 
 API CUresult cuMemcpyHtoDAsync_v2(void *to, const void *memory, size_t bytes, void *stream) {
+    if (const CUresult refused = on_stream(stream))
+        return refused;
     const std::lock_guard<std::mutex> guard(lock);
     const uint8_t *from = static_cast<const uint8_t *>(memory);
     if (allowed_uploads == 0)
@@ -126,6 +134,8 @@ API CUresult cuMemcpyHtoDAsync_v2(void *to, const void *memory, size_t bytes, vo
     return SUCCESS;
 }
 API CUresult cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t bytes, void *stream) {
+    if (const CUresult refused = on_stream(stream))
+        return refused;
     const CUresult result = finish_copies(stream);
     return memmove(to, from, bytes), result;
 }

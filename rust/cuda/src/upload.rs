@@ -220,6 +220,7 @@ pub unsafe fn download(
 ) -> Result<(), CudaError> {
     let driver = device.driver;
     let _current = device.enter()?;
+    let _relaxed = Relaxed::new(driver);
     // SAFETY: the caller's promise; `bytes` is ours until the stream is done.
     unsafe {
         let code = (driver.device_to_host)(bytes.as_mut_ptr().cast(), from as Address, bytes.len(), stream);
