@@ -76,7 +76,10 @@ def launch(
         assert lib.cuFuncSetAttribute(function, 8, max(shared_bytes, 48 << 10)) == 0
     config = LaunchConfig((c_uint * 3)(*grid), (c_uint * 3)(block, 1, 1), shared_bytes, None, None, 0)
     parameters = (c_void_p * 1)(ctypes.cast(ctypes.pointer(call), c_void_p))
+    context = c_void_p()
+    assert lib.cuDevicePrimaryCtxRetain(byref(context), 0) == lib.cuCtxPushCurrent_v2(context) == 0
     status = lib.cuLaunchKernelEx(byref(config), function, parameters, None)
+    assert lib.cuCtxPopCurrent_v2(byref(context)) == 0
     if status == 719:
         raise Fault(lib.meteora_emulator_last_fault().decode())
     if status:

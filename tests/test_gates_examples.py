@@ -11,6 +11,7 @@ import meteora_rs
 import pytest
 import torch
 from meteora_rs import Auto, Meteora
+from meteora_rs.bundle import read_manifest
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError, AdapterNotFoundError, MeteoraError
 from meteora_rs.gates.examples import HARM, balanced_bias, rows_from_examples
 from meteora_rs.gates.fit import fit_gates
@@ -86,6 +87,22 @@ def test_others_may_change_while_the_examples_are_read() -> None:
 
     for undisturbed, disturbed in zip(row(lambda _: None), row(change), strict=True):
         assert torch.equal(undisturbed, disturbed)
+
+
+def test_a_bundle_that_is_saved_meanwhile_has_what_was_there_before(tmp_path: Path) -> None:
+    meteora, bundles = fitted(), iter([tmp_path / "bundle"])
+
+    class Saving(Numbers):
+        def __call__(self, text: str) -> dict[str, list[int]]:
+            for folder in bundles:
+                assert len(meteora.adapters()) == 3
+                meteora.save_pretrained(folder)
+            return super().__call__(text)
+
+    load(meteora, tokenizer=Saving())
+    manifest = read_manifest(tmp_path / "bundle")
+    assert [each["name"] for each in manifest.adapters] == ["first", "second"]
+    assert {path.name for path in (tmp_path / "bundle" / "adapters").iterdir()} == {"first", "second"}
 
 
 def test_a_later_one_competes_with_an_earlier_one() -> None:

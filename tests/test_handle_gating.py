@@ -38,6 +38,30 @@ def test_a_running_request_keeps_its_gates(loaded: Meteora, equal_rows: bool) ->
         assert equal(logits(loaded.model, IDS), by_name)
 
 
+def test_a_change_that_a_signal_ends_is_under_way_no_more(loaded: Meteora, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        """A lock that a signal interrupts the wait for, the second time."""
+
+        def __init__(self) -> None:
+            self.lock, self.times = threading.Lock(), 0
+
+        def __enter__(self) -> None:
+            self.times += 1
+            if self.times == 2:
+                raise KeyboardInterrupt
+            self.lock.acquire()
+
+        def __exit__(self, *args: object) -> None:
+            self.lock.release()
+
+    with loaded.routing("math"):
+        monkeypatch.setattr(loaded, "_writer", Interrupted())
+        with pytest.raises(KeyboardInterrupt) as kept:
+            loaded.set_gates({"math": gate_rows(loaded, 3)})
+        loaded.set_gates({"math": gate_rows(loaded, 4)})
+    assert kept.tb is not None
+
+
 def test_the_base_changes_its_gates_as_well(loaded: Meteora) -> None:
     never, always = (
         {path: (torch.zeros_like(row), bias) for path, (row, _) in gate_rows(loaded, 1).items()} for bias in (-1e6, 1e6)

@@ -13,7 +13,7 @@ from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, CapacityE
 from meteora_rs.handle.cancel import Cancellation
 from meteora_rs.handle.gate_change import GateChange
 from meteora_rs.handle.pipeline import Load
-from meteora_rs.tiers import Tiers
+from meteora_rs.tiers import Admission, Tiers
 from meteora_rs.tiers.turn import Turn
 from tiers_case import NAMES, alone, attached, by, live
 from tiny import adapter, equal, gate_rows
@@ -219,23 +219,36 @@ def test_what_is_live_is_registered_though_a_signal_comes_between(
         tiered.prefetch(["b", "c"])
 
 
+def pinned(meteora: Meteora) -> set[str]:
+    return {record.name for record in meteora.adapters() if record.pinned}
+
+
 def test_what_a_fit_had_pinned_is_let_go_whatever_happens(tiered: Meteora, monkeypatch: pytest.MonkeyPatch) -> None:
-    pin = Meteora.pin_adapter
+    leave, signals = Admission.leave, iter([None, KeyboardInterrupt])
 
-    def interrupted(meteora: Meteora, name: str) -> None:
-        pin(meteora, name)
-        if name == "b":
-            raise KeyboardInterrupt
+    def interrupted(admission: Admission) -> None:
+        leave(admission)
+        if signal := next(signals):
+            raise signal
 
-    monkeypatch.setattr(Meteora, "pin_adapter", interrupted)
+    monkeypatch.setattr(Admission, "leave", interrupted)
     with pytest.raises(KeyboardInterrupt), tiered._kept_on_device(["a", "b"]):
         pass
-    assert not any(record.pinned for record in tiered.adapters())
-    monkeypatch.undo()
-    with tiered._kept_on_device(["a", "b"]):
-        tiered.pin_adapter("a", False)
-        tiered.unload_adapter("a")
-    assert [(record.name, record.pinned) for record in tiered.adapters()] == [("b", False)]
+    assert live(tiered) == {"a", "b"} and not pinned(tiered)
+
+
+def test_of_two_fits_each_lets_go_its_own_pins_alone(tiered: Meteora) -> None:
+    tiered.pin_adapter("a")
+    one, other = tiered._kept_on_device(["a", "b"]), tiered._kept_on_device(["b"])
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert pinned(tiered) == {"a", "b"}
+    tiered.pin_adapter("b")
+    tiered.pin_adapter("b", False)  # nor does a user
+    assert pinned(tiered) == {"a", "b"}
+    other.__exit__(None, None, None)
+    assert pinned(tiered) == {"a"}
 
 
 def test_a_fit_brings_its_adapters_in() -> None:

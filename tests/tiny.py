@@ -49,7 +49,9 @@ MODELS: dict[str, Callable[..., PreTrainedModel]] = {
 def tiny_model(kind: str = "llama", seed: int = 0, **more: Any) -> PreTrainedModel:
     """The same random model each time, in evaluation mode."""
     torch.manual_seed(seed)
-    return MODELS[kind](**more).eval()
+    model = MODELS[kind](**more)
+    model.train(False)
+    return model
 
 
 def linears(model: nn.Module, targets: Sequence[str] = ALL) -> dict[str, nn.Linear]:

@@ -115,9 +115,11 @@ def _check_target(target: Path) -> None:
 
 def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) -> None:
     with meteora._writer:  # what is listed is what is held
-        hold, records = meteora._hold()  # the rows stay while they are read
+        hold, live = meteora._hold()  # the rows stay while they are read
+        records = [record for record in live if record.name not in meteora._trials]
         slots = meteora._given_slots(records)
         resting = meteora.tiers.at_rest() if meteora.tiers is not None else []
+        resting = [each for each in resting if each.record.name not in meteora._trials]
     adapters = []
     try:
         for record in records:

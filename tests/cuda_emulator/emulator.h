@@ -5,7 +5,8 @@
 // held against the arrays that the launch's MeteoraCall names, against their read-only or writable nature and
 // against alignment; two accesses to shared memory, of which one is a write, must be ordered by __syncthreads or,
 // in one warp, by __syncwarp. Shared memory and workspace are poisoned. A seed runs threads and blocks in random
-// order. What is found is a fault: the launch fails, and meteora_emulator_last_fault() says where and why.
+// order. An upload from page-locked memory arrives as late as it may, and its source must not change until then
+// (copies.cpp). What is found is a fault: the launch fails, and meteora_emulator_last_fault() says where and why.
 //
 // Not modelled: time, caches, bank conflicts, registers; warps in lockstep (no kernel may count on it); blocks at
 // the same time, and races between threads in global memory; weak memory order; in a graph, anything but kernels;

@@ -63,3 +63,11 @@ void check(const void *address, size_t bytes, bool write, bool atomic = false);
 bool is_shared(const void *address, size_t bytes);
 void begin_copy(const Copy &copy);
 void deliver(const Copy &copy);
+
+// Carries out what is being copied on a stream; an error: its source has changed meanwhile (copies.cpp).
+int finish_copies(void *stream);
+
+// Whether a call is refused, and why (driver.cpp): what may wait for other work or change memory that it uses;
+// work on a stream that is no kernel, as the emulator has none in a graph.
+int disturbing();
+int on_stream(void *stream);

@@ -50,7 +50,7 @@ def change(meteora: Meteora, library: Library, random: Random, done: Counter[str
         AssertionError: a broken adapter was taken.
     """
     drawn = CHANGES if meteora.tiers is None else WITH_TIERS
-    what = random.choices(list(drawn), drawn.values())[0]
+    what = random.choices(list(drawn), list(drawn.values()))[0]
     name, folder = library.draw(random)
     try:
         _actions(meteora, library, random, name, folder)[what]()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import faulthandler
 import statistics
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 PATIENCE = 60.0
 """Seconds without progress of one worker after which all threads are dumped."""
+STDERR = 2
 PAGE_BYTES = 4096
 
 
@@ -27,13 +27,13 @@ class Watchdog:
             TimeoutError: a worker's count has not grown for `PATIENCE` seconds.
         """
         # A thread of C's own: it also fires when nobody gets the GIL any more.
-        faulthandler.dump_traceback_later(2 * PATIENCE, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(2 * PATIENCE, exit=True, file=STDERR)
         now = time.monotonic()
         for name, count in progress.items():
             if count != self._seen.get(name, (-1, 0.0))[0]:
                 self._seen[name] = (count, now)
             elif now - self._seen[name][1] > PATIENCE:
-                faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+                faulthandler.dump_traceback(file=STDERR, all_threads=True)
                 raise TimeoutError(f"{name} stands still at {count}; all threads' stacks are on stderr")
 
     def close(self) -> None:

@@ -61,11 +61,15 @@ def load_with_examples(
         meteora.adapter(name)
     trial = f"trial-{secrets.token_hex(8)}"
     cancellation.hold()
-    meteora.load_adapter(source, trial, gate="none", revision=revision)
+    meteora._trials.add(trial)
     try:
-        rows, statistics = rows_from_examples(meteora, trial, name, texts, tokenizer, cancellation.check)
+        meteora.load_adapter(source, trial, gate="none", revision=revision)
+        try:
+            rows, statistics = rows_from_examples(meteora, trial, name, texts, tokenizer, cancellation.check)
+        finally:
+            meteora.unload_adapter(trial)
     finally:
-        meteora.unload_adapter(trial)
+        meteora._trials.discard(trial)
 
     def published() -> None:
         meteora.statistics = statistics

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
@@ -49,6 +50,8 @@ class Attached:
         self.tiers = Tiers(self, config.host_bytes) if config.host_bytes else None
         """Adapters that are registered and not on the device (`MeteoraConfig(host_bytes=…)`)."""
         self._context.tiers = self.tiers
+        self._trials: set[str] = set()
+        """Adapters that are live for a load with examples to read its texts, and belong in no bundle."""
         self.statistics: KeptStatistics | None = None
         """What the last fit kept for adapters that come with a few examples (`load_adapter(gate=[…])`)."""
 
@@ -85,6 +88,16 @@ class Attached:
     def _rests(self, name: str) -> bool:
         """Whether an adapter is registered and not on the device."""
         return self.tiers is not None and self.tiers.rests(name)
+
+    def _brought(self, name: str) -> AbstractContextManager[object]:
+        """Inside the block an adapter that is registered is on the device.
+
+        Raises:
+            CapacityError: no room within `admission_timeout`.
+        """
+        if self.tiers is None or not self.tiers.rests(name):
+            return nullcontext()
+        return self.tiers.admission([("named", [name], [])])
 
     def _hold(self) -> tuple[_native.Hold, list[AdapterRecord]]:
         """The live adapters, and what keeps their slots and rows as they are; for who has the writer lock, so that what

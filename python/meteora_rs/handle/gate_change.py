@@ -39,24 +39,28 @@ class GateChange:
             AdapterNotFoundError, AdapterInUseError: as `Meteora.set_gates`.
         """
         meteora = self._meteora
-        with meteora._writer, meteora._context.lock:
-            meteora._require_attached()
-            if self._moved():
-                return False
-            with meteora._context.without_default():
-                reservation = meteora._registry.reserve_gates(self._live, self._changes.get(BASE) is not None)
-                if reservation.in_place:  # under the lock: a request that begins now waits
-                    self._publish(reservation, self._write(reservation))
-                    return True
-        equal = self._write(reservation)
-        with meteora._writer:
-            if self._moved():
-                reservation.abandon()
-                return False
-            self._publish(reservation, equal)
-            meteora._context.refresh()
-            meteora._share_gates()
-        return True
+        reservation = None
+        try:
+            with meteora._writer, meteora._context.lock:
+                meteora._require_attached()
+                if self._moved():
+                    return False
+                with meteora._context.without_default():
+                    reservation = meteora._registry.reserve_gates(self._live, self._changes.get(BASE) is not None)
+                    if reservation.in_place:  # under the lock: a request that begins now waits
+                        self._publish(reservation, self._write(reservation))
+                        return True
+            equal = self._write(reservation)
+            with meteora._writer:
+                if self._moved():
+                    return False
+                self._publish(reservation, equal)
+                meteora._context.refresh()
+                meteora._share_gates()
+            return True
+        finally:
+            if reservation is not None:
+                reservation.abandon()  # a signal may come anywhere, and who keeps its traceback keeps the reservation
 
     def _moved(self) -> bool:
         tiers = self._meteora.tiers
@@ -66,32 +70,25 @@ class GateChange:
 
     def _write(self, reservation: _native.GateReservation) -> dict[int, list[bool]]:
         """Write to the reserved slots; for each of them, where the sites of a group have the same row."""
-        try:
-            places: list[tuple[str, int, int | None]] = [
-                *zip(self._live, reservation.slots, reservation.old_slots, strict=True)
-            ]
-            if reservation.base_slot is not None:
-                places.append((BASE, reservation.base_slot, None))
-            for name, slot, old in places:
-                self._gate(name).write(slot, like=old, clear=old is None)
-            return {slot: equal_gates(self._meteora.groups, slot) for _, slot, _ in places}
-        except BaseException:
-            reservation.abandon()
-            raise
+        places: list[tuple[str, int, int | None]] = [
+            *zip(self._live, reservation.slots, reservation.old_slots, strict=True)
+        ]
+        if reservation.base_slot is not None:
+            places.append((BASE, reservation.base_slot, None))
+        for name, slot, old in places:
+            self._gate(name).write(slot, like=old, clear=old is None)
+        return {slot: equal_gates(self._meteora.groups, slot) for _, slot, _ in places}
 
     def _publish(self, reservation: _native.GateReservation, equal: Mapping[int, list[bool]]) -> None:
         meteora = self._meteora
         given = [(self._gate(name).kind, self._routable(name)) for name in self._live]
         base = self._changes[BASE] is not None if BASE in self._changes else None
-        try:
-            meteora._share_gates(equal)  # before a request can read the slots
-            for name, copy in self._resting.items():
-                rows, _ = self._gate(name).parts()
-                assert meteora.tiers is not None and rows is not None
-                meteora.tiers.native.set_gates(copy, self._gate(name).kind, self._routable(name), rows)
-            meteora._registry.publish_gates(reservation, given, base)
-        finally:
-            reservation.abandon()
+        meteora._share_gates(equal)  # before a request can read the slots
+        for name, copy in self._resting.items():
+            rows, _ = self._gate(name).parts()
+            assert meteora.tiers is not None and rows is not None
+            meteora.tiers.native.set_gates(copy, self._gate(name).kind, self._routable(name), rows)
+        meteora._registry.publish_gates(reservation, given, base)
 
     def _gate(self, name: str) -> Gate:
         change = self._changes[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 from meteora_rs.gates import GateSource
@@ -84,10 +84,7 @@ class Loading(Attached):
             AdapterNotFoundError: no such adapter.
             AdapterInUseError: it is being changed by another call, or the name is an alias.
         """
-        brought: AbstractContextManager[object] = nullcontext()
-        if self.tiers is not None and pinned and self._rests(adapter_name):
-            brought = self.tiers.admission([("named", [adapter_name], [])])
-        with brought, self._writer:
+        with self._brought(adapter_name) if pinned else nullcontext(), self._writer:
             self._require_attached()
             self._registry.pin(adapter_name, pinned)
 

@@ -47,12 +47,18 @@ class Pages:
 
 @dataclass(frozen=True)
 class TierBytes:
-    """A tier's memory: `reserved` of address space, at most `touched` of it the process' memory, `live` of weights."""
+    """A tier's memory: `reserved` of address space, at most `touched` of it the process' memory, `live` of weights.
+
+    `page_locked`: CUDA devices read the host's memory where it is, so all of it is touched, and none goes back.
+    `not_locked`: why the driver would not have it so; adapters are copied once more on their way then.
+    """
 
     reserved: int
     touched: int
     live: int
     adapters: dict[str, int]
+    page_locked: bool = False
+    not_locked: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,10 @@ class Accounts(Tiering):
             return {}
         counts, records = self.tiers.native.stats(), self.registered_adapters()
         hosted = {each.name: each.bytes for each in records if self.tiers.native.hosts(each.name)}
-        return {"host": TierBytes(counts["total"], counts["total"] - counts["free"], sum(hosted.values()), hosted)}
+        locked = counts["page_locked"]
+        touched = counts["total"] if locked else counts["total"] - counts["free"]
+        live = sum(hosted.values())
+        return {"host": TierBytes(counts["total"], touched, live, hosted, locked, counts["not_locked"])}
 
     def _admissions(self, times: dict[str, StageTimes]) -> Admissions | None:
         if self.tiers is None:

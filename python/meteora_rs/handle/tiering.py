@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from meteora_rs import gates
+from meteora_rs import _native, gates
 from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, MeteoraError, RouteError
 from meteora_rs.gates.tensors import Row
 from meteora_rs.handle.attached import Attached
@@ -87,26 +86,16 @@ class Tiering(Attached):
         Raises:
             CapacityError: the pools don't hold them all.
         """
-        before = {record.name for record in self.adapters() if record.pinned}
-        pinned: list[str] = []
+        kept: list[_native.Kept] = []
         try:
             for name in names:
-                if self.tiers is not None and self.tiers.knows(name) and name not in before:
-                    pinned.append(name)  # first: a signal may end what comes now
-                    self._whole.pin_adapter(name)
+                if self.tiers is not None and self.tiers.knows(name):
+                    with self._brought(name), self._writer:
+                        self._require_attached()
+                        kept.append(self._registry.keep(name))
             yield
         finally:
-            for name in pinned:
-                self._unpin(name)
-
-    def _unpin(self, name: str) -> None:
-        while True:
-            try:
-                return self._registry.pin(name, False)
-            except AdapterNotFoundError:  # it never came, or somebody has unpinned and unloaded it
-                return None
-            except AdapterInUseError:  # a reload of it is on its way
-                time.sleep(0.005)
+            kept.clear()  # who keeps the traceback keeps the list
 
     def _host(self) -> Tiers:
         if self.tiers is None:

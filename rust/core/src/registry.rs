@@ -8,6 +8,7 @@ mod capacity;
 mod evict;
 mod gates;
 mod names;
+mod pins;
 mod record;
 mod reservation;
 mod reserve;
@@ -21,6 +22,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 pub use gates::GateReservation;
+pub use pins::Kept;
 pub use record::{AdapterId, AdapterInfo, AdapterRecord, GateKind};
 pub use reservation::{Intent, Reservation};
 pub use retired::Retired;
@@ -130,7 +132,7 @@ impl Registry {
     pub fn unload(&self, name: &str) -> Result<Retired> {
         let mut writer = self.shared.lock();
         let entry = self.shared.settled(&writer, name)?;
-        if writer.pinned.contains(&entry.id) {
+        if writer.pins.has(entry.id) {
             let reason = "it is pinned; unpin it before unloading it".to_owned();
             return Err(names::in_use(name, reason));
         }
@@ -141,20 +143,6 @@ impl Registry {
         self.shared
             .change(&mut writer, |next| next.entries[entry.slot()] = None);
         Ok(Retired::new(&self.shared.pool, &entry))
-    }
-
-    /// Pins an adapter, or unpins it: a pinned one is never evicted, nor unloaded. A reload keeps the pin.
-    ///
-    /// Errors: [`crate::Error::AdapterNotFound`]; [`crate::Error::AdapterInUse`] while it is being changed.
-    pub fn pin(&self, name: &str, pinned: bool) -> Result<()> {
-        let mut writer = self.shared.lock();
-        let id = self.shared.settled(&writer, name)?.id;
-        if pinned {
-            writer.pinned.insert(id);
-        } else {
-            writer.pinned.remove(&id);
-        }
-        Ok(())
     }
 
     /// The live adapters, in slot order; one that is being reloaded in its own place as it was before.

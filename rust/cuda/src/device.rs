@@ -30,6 +30,8 @@ pub struct Device {
     pub capability: (i32, i32),
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
+    /// Whether a launch may start while the one before it ends.
+    pub(crate) early: bool,
     /// Which of the embedded images it took.
     pub choice: Choice,
     context: Handle,
@@ -210,12 +212,18 @@ impl Device {
             name,
             capability: (major, minor),
             multiprocessors,
+            early: starts_early(major, driver.version),
             choice,
             context,
             functions,
             side: SideCell::new(),
         })
     }
+}
+
+/// Programmatic stream serialisation came with sm_90; graphs know it since CUDA 12.3 (edges of a graph have data).
+fn starts_early(major: i32, driver_version: i32) -> bool {
+    major >= 9 && driver_version >= 12_030
 }
 
 fn enter(driver: &'static Driver, context: Handle) -> Result<Current<'static>, CudaError> {
@@ -287,4 +295,18 @@ fn touch(
         }
     }
     Ok(function)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::starts_early;
+
+    #[test]
+    fn launches_start_early_where_card_and_driver_know_it() {
+        let all = [(8, 13_000), (9, 12_020), (9, 12_030), (12, 13_000)];
+        assert_eq!(
+            all.map(|(major, driver)| starts_early(major, driver)),
+            [false, false, true, true]
+        );
+    }
 }

@@ -102,6 +102,8 @@ driver! {
     synchronize_event = "cuEventSynchronize"(Handle);
     destroy_event = "cuEventDestroy_v2"(Handle);
     allocate_host = "cuMemAllocHost_v2"(*mut *mut c_void, usize);
+    register_host = "cuMemHostRegister_v2"(*mut c_void, usize, c_uint);
+    unregister_host = "cuMemHostUnregister"(*mut c_void);
     host_to_device = "cuMemcpyHtoDAsync_v2"(Address, *const c_void, usize, Handle);
     device_to_host = "cuMemcpyDtoHAsync_v2"(*mut c_void, Address, usize, Handle);
 }

@@ -59,6 +59,8 @@ impl Fence {
 
 impl Drop for Fence {
     fn drop(&mut self) {
+        // A thread that has none current is refused, and the event stays.
+        let _current = self.device.enter();
         // SAFETY: the event is ours; the driver frees it when its work is done.
         unsafe { (self.device.driver.destroy_event)(self.event) };
     }

@@ -85,7 +85,10 @@ pub(crate) fn offered() -> impl Iterator<Item = Choice> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CStr;
+
     use super::*;
+    use crate::abi::Op;
 
     #[test]
     fn a_device_takes_the_nearest_machine_code_else_ptx() {
@@ -101,6 +104,63 @@ mod tests {
         assert_eq!(chosen(11, 0), Some((90, true)));
         assert_eq!(chosen(12, 1), Some((120, false)));
         assert_eq!(chosen(15, 0), Some((90, true)));
+    }
+
+    /// Bytes of local memory that each function of a cubin takes, spilled registers among them: by the records of its
+    /// `.nv.info` (an ELF section), which are (format, attribute, u16 length or value), then a payload if the format is 4.
+    fn frames(cubin: &[u8]) -> Vec<(String, u32)> {
+        const FRAME_SIZE: u8 = 0x11;
+        let number = |at: usize, bytes: usize| {
+            let bytes = cubin[at..at + bytes].iter().rev();
+            bytes.fold(0usize, |value, &byte| value << 8 | usize::from(byte))
+        };
+        let text = |at: usize| {
+            CStr::from_bytes_until_nul(&cubin[at..])
+                .unwrap()
+                .to_str()
+                .unwrap()
+        };
+        let headers = number(0x28, 8);
+        let header = |index: usize| headers + 64 * index;
+        let begin = |index: usize| number(header(index) + 24, 8);
+        let section = |name: &str| {
+            let names = begin(number(0x3e, 2));
+            (0..number(0x3c, 2))
+                .find(|&index| text(names + number(header(index), 4)) == name)
+                .unwrap()
+        };
+        let (info, symbols) = (section(".nv.info"), section(".symtab"));
+        let symbol_names = begin(number(header(symbols) + 40, 4));
+        let (mut at, end) = (begin(info), begin(info) + number(header(info) + 32, 8));
+        let mut found = Vec::new();
+        while at < end {
+            if cubin[at] == 4 && cubin[at + 1] == FRAME_SIZE {
+                let name = text(symbol_names + number(begin(symbols) + 24 * number(at + 4, 4), 4));
+                found.push((name.to_owned(), number(at + 8, 4) as u32));
+            }
+            at += 4 + if cubin[at] == 4 { number(at + 2, 2) } else { 0 };
+        }
+        found
+    }
+
+    #[test]
+    fn no_kernel_spills_a_register() {
+        for image in IMAGES.iter().filter(|image| !image.ptx) {
+            let frames = frames(&image.inflate().unwrap());
+            let own = |op: &&Op| op.symbol().starts_with(image.source);
+            for op in Op::ALL.iter().filter(own) {
+                assert!(
+                    frames.iter().any(|(name, _)| name == op.symbol()),
+                    "{}",
+                    op.symbol()
+                );
+            }
+            assert!(
+                frames.iter().all(|&(_, bytes)| bytes == 0),
+                "sm_{}: {frames:?}",
+                image.arch
+            );
+        }
     }
 
     #[test]

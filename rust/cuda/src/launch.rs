@@ -124,7 +124,7 @@ pub unsafe fn launch(
         // The first launch of a call follows work of others, which has not been written to let it start early.
         for (place, step) in steps.iter().enumerate() {
             let parameters = if place + 1 < steps.len() { &whole } else { &last };
-            let early = place > 0 && device.capability.0 >= 9;
+            let early = place > 0 && device.early;
             let attribute = LaunchAttribute::flag(PROGRAMMATIC_SERIALIZATION);
             let config = LaunchConfig {
                 grid: step.grid,

@@ -13,6 +13,7 @@ mod error;
 mod fence;
 mod image;
 pub mod launch;
+mod page_lock;
 pub mod plan;
 mod upload;
 
@@ -21,4 +22,5 @@ pub use driver::{driver, emulated, Driver};
 pub use error::CudaError;
 pub use fence::Fence;
 pub use image::{built, choose, compiler, sizes, source_hash, Choice, Image};
+pub use page_lock::PageLock;
 pub use upload::{download, Upload};

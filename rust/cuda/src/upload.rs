@@ -1,5 +1,6 @@
-//! Copies between host and device that disturb no request: through pinned memory, on a stream of their own.
+//! Copies between host and device that disturb no request: from pinned memory, on a stream of their own.
 
+use std::marker::PhantomData;
 use std::sync::{MutexGuard, OnceLock, PoisonError};
 
 use crate::device::{Device, Relaxed};
@@ -23,19 +24,42 @@ pub(crate) struct Side {
 unsafe impl Send for Side {}
 
 /// Writes to a device's memory; they are done when [`Upload::finish`] returns.
-pub struct Upload {
+///
+/// What is copied from where it is (`'a`) is borrowed until then: nobody can write it, and no other gets its place.
+pub struct Upload<'a> {
     device: &'static Device,
     side: MutexGuard<'static, Side>,
+    /// Whether the device may still read memory that is not ours.
+    borrows: bool,
+    borrowed: PhantomData<&'a [u8]>,
 }
 
-impl Upload {
+impl<'a> Upload<'a> {
     /// Begins, when no other thread is at it.
     ///
     /// # Errors
     /// No pinned memory, or no stream.
-    pub fn begin(device: &'static Device) -> Result<Upload, CudaError> {
+    pub fn begin(device: &'static Device) -> Result<Upload<'a>, CudaError> {
         let side = device.side()?.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Upload { device, side })
+        Ok(Upload {
+            device,
+            side,
+            borrows: false,
+            borrowed: PhantomData,
+        })
+    }
+
+    /// Copies `bytes`, which are [page-locked](crate::PageLock), from where they are to the address `to` of the device.
+    ///
+    /// # Errors
+    /// What the driver says.
+    ///
+    /// # Safety
+    /// As many bytes of the device's memory begin at `to`, and nobody reads or writes them before `finish`.
+    pub unsafe fn copy(&mut self, to: usize, bytes: &'a [u8]) -> Result<(), CudaError> {
+        self.borrows = true;
+        // SAFETY: the caller's address; `bytes` are borrowed until the drop, which waits for the copy.
+        unsafe { self.send(to, bytes) }
     }
 
     /// Copies `len` bytes, which `fill` writes, to the address `to` of the device.
@@ -79,15 +103,28 @@ impl Upload {
         // SAFETY: inside the pinned memory, of which the copies on their way use only what is before `start`.
         let pinned = unsafe { std::slice::from_raw_parts_mut(self.side.pinned.add(start), len) };
         fill(pinned);
+        // SAFETY: pinned memory that stays as it is until `finish`, and the caller's address.
+        unsafe { self.send(to, pinned)? };
+        self.side.used = (start + len).next_multiple_of(ALIGNMENT);
+        Ok(())
+    }
+
+    /// # Safety
+    /// As [`Upload::write`]; `bytes` are pinned, and stay as they are until the stream has been waited for.
+    unsafe fn send(&self, to: usize, bytes: &[u8]) -> Result<(), CudaError> {
         let driver = self.device.driver;
         let _current = self.device.enter()?;
         let _relaxed = Relaxed::new(driver);
-        // SAFETY: pinned memory that stays as it is until `finish`, and the caller's address.
-        let code =
-            unsafe { (driver.host_to_device)(to as Address, pinned.as_ptr().cast(), len, self.side.stream) };
-        driver.check("host_to_device", code)?;
-        self.side.used = (start + len).next_multiple_of(ALIGNMENT);
-        Ok(())
+        // SAFETY: the caller's promise.
+        let code = unsafe {
+            (driver.host_to_device)(
+                to as Address,
+                bytes.as_ptr().cast(),
+                bytes.len(),
+                self.side.stream,
+            )
+        };
+        driver.check("host_to_device", code)
     }
 
     /// Waits until everything written is on the device.
@@ -103,6 +140,7 @@ impl Upload {
             (driver.synchronize_stream)(self.side.stream)
         })?;
         self.side.used = 0;
+        self.borrows = false;
         Ok(())
     }
 
@@ -124,6 +162,15 @@ impl Upload {
         };
         driver.check("device_to_host", code)?;
         self.finish()
+    }
+}
+
+impl Drop for Upload<'_> {
+    /// An error or a panic may have come between a copy and `finish`.
+    fn drop(&mut self) {
+        if self.borrows {
+            let _ = self.finish(); // a stream that fails here reads nothing any more
+        }
     }
 }
 
@@ -173,6 +220,7 @@ pub unsafe fn download(
 ) -> Result<(), CudaError> {
     let driver = device.driver;
     let _current = device.enter()?;
+    let _relaxed = Relaxed::new(driver);
     // SAFETY: the caller's promise; `bytes` is ours until the stream is done.
     unsafe {
         let code = (driver.device_to_host)(bytes.as_mut_ptr().cast(), from as Address, bytes.len(), stream);

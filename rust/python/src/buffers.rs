@@ -94,20 +94,25 @@ impl Buffers {
     }
 
     /// Copies a packed module's rows, and writes its entry.
-    pub fn write_packed(
+    pub fn write_packed<'a>(
         &self,
-        writer: &mut Writer,
+        writer: &mut Writer<'a>,
         slot: usize,
         page_start: usize,
-        module: &PackedModule<'_>,
+        module: &PackedModule<'a>,
     ) -> Result<(), CudaError> {
         let row_bytes = module.rank * module.dtype.size();
         let (a, a_len) = self.rows(self.lora_a, page_start, self.sizes.in_features, row_bytes);
         let (b, b_len) = self.rows(self.lora_b_packed, page_start, self.sizes.out_features, row_bytes);
-        // SAFETY: inside the pools (asserted); the rows belong to a reservation, so nobody reads them now.
-        unsafe {
-            writer.write(a, a_len, |out| out.copy_from_slice(module.a))?;
-            writer.write(b, b_len, |out| out.copy_from_slice(module.b))?;
+        for (to, len, rows) in [(a, a_len, module.a), (b, b_len, module.b)] {
+            assert_eq!(len, rows.len(), "packed rows");
+            // SAFETY: inside the pools (asserted); the rows belong to a reservation, so nobody reads them now.
+            unsafe {
+                match module.page_locked {
+                    true => writer.copy(to, rows)?,
+                    false => writer.write(to, len, |out| out.copy_from_slice(rows))?,
+                }
+            }
         }
         let entry = TableEntry::new(page_start, module.rank, module.dtype, module.scaling);
         self.write_entry(writer, slot, entry)

@@ -57,6 +57,11 @@ impl Devices {
         }
     }
 
+    /// The first on which there were buffers.
+    pub fn first(&self) -> Option<&'static Device> {
+        lock(&self.used).first().copied()
+    }
+
     /// Keeps the adapters until the work that this thread's current streams have now is done.
     fn retire(&self, held: &Arc<Held>) {
         let used = lock(&self.used).clone();

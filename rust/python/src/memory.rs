@@ -10,9 +10,9 @@ pub enum Memory {
 }
 
 /// Writes to one memory; those to a device are done when [`Writer::finish`] returns.
-pub enum Writer {
+pub enum Writer<'a> {
     Host,
-    Device(Upload),
+    Device(Upload<'a>),
 }
 
 impl PartialEq for Memory {
@@ -27,7 +27,7 @@ impl PartialEq for Memory {
 
 impl Memory {
     /// Begins to write.
-    pub fn writer(self) -> Result<Writer, CudaError> {
+    pub fn writer<'a>(self) -> Result<Writer<'a>, CudaError> {
         Ok(match self {
             Memory::Host => Writer::Host,
             Memory::Device(device) => Writer::Device(Upload::begin(device)?),
@@ -35,7 +35,21 @@ impl Memory {
     }
 }
 
-impl Writer {
+impl<'a> Writer<'a> {
+    /// Copies `bytes` to `to`, a device's from where they are.
+    ///
+    /// # Safety
+    /// As many bytes of this memory begin at `to`, and nobody reads or writes them before `finish`. `bytes` are page-locked,
+    /// if this memory is a device's.
+    pub unsafe fn copy(&mut self, to: usize, bytes: &'a [u8]) -> Result<(), CudaError> {
+        match self {
+            // SAFETY: the caller's promise.
+            Writer::Host => unsafe { self.write(to, bytes.len(), |out| out.copy_from_slice(bytes)) },
+            // SAFETY: the caller's promise.
+            Writer::Device(upload) => unsafe { upload.copy(to, bytes) },
+        }
+    }
+
     /// Lets `fill` write the `len` bytes at `to`.
     ///
     /// # Safety

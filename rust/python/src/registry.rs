@@ -34,6 +34,12 @@ pub struct Registry {
     pub devices: Arc<Devices>,
 }
 
+/// See `_native.pyi`.
+#[pyclass(frozen, module = "meteora_rs._native")]
+pub struct Kept {
+    _inner: registry::Kept,
+}
+
 impl Registry {
     pub fn core(&self) -> &registry::Registry {
         &self.inner
@@ -205,6 +211,12 @@ impl Registry {
 
     fn pin(&self, name: &str, pinned: bool) -> PyResult<()> {
         self.inner.pin(name, pinned).map_err(to_py)
+    }
+
+    /// Pins an adapter for as long as the result lives.
+    fn keep(&self, name: &str) -> PyResult<Kept> {
+        let kept = self.inner.keep(name).map_err(to_py)?;
+        Ok(Kept { _inner: kept })
     }
 
     /// Holds all live adapters.

@@ -11,13 +11,14 @@ use meteora_core::tiers::host::{HostTier, Hosted};
 use meteora_core::tiers::queue;
 use meteora_core::tiers::room::{Residency, Room};
 use meteora_core::DType;
-use meteora_cuda::CudaError;
+use meteora_cuda::{CudaError, PageLock};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::adapter::Adapter;
 use crate::arrivals::Arrivals;
 use crate::buffers::Buffers;
+use crate::devices::Devices;
 use crate::errors::{contained, raise, to_py};
 use crate::gates::RowParts;
 use crate::host_copy::{HostCopy, Rows};
@@ -31,6 +32,7 @@ use crate::reservation::{timeout, Reservation};
 #[pyclass(frozen, module = "meteora_rs._native")]
 pub struct Tiers {
     registry: registry::Registry,
+    devices: Arc<Devices>,
     sites: Vec<SiteShape>,
     host: HostTier,
     residency: Residency,
@@ -57,6 +59,7 @@ impl Tiers {
     fn new(registry: &Registry, host_bytes: usize) -> PyResult<Tiers> {
         Ok(Tiers {
             registry: registry.core().clone(),
+            devices: registry.devices.clone(),
             sites: registry.sites().to_vec(),
             host: HostTier::new(host_bytes)?,
             residency: Residency::default(),
@@ -88,6 +91,7 @@ impl Tiers {
             (None, None, None) => Rows::Zero,
         };
         contained(py, || {
+            self.page_lock();
             let live = self.registry.snapshot();
             let stays = |name: &str| live.has(name);
             let write = |site: usize, row: &mut [f32]| rows.write(&inner.modules, site, row);
@@ -212,6 +216,7 @@ impl Tiers {
     ) -> PyResult<(Option<Arrivals>, String)> {
         let sites = bound(&kernels)?;
         contained(py, || {
+            self.page_lock();
             let hosted = names
                 .iter()
                 .map(|name| self.host.get(name).ok_or_else(|| gone(name)))
@@ -283,11 +288,25 @@ impl Tiers {
         dict.set_item("misses", counts.misses)?;
         dict.set_item("evictions", counts.evictions)?;
         dict.set_item("waiting", self.queue.len())?;
+        let page_locked = self.host.arena().page_locked();
+        dict.set_item("page_locked", page_locked == Some(Ok(())))?;
+        dict.set_item("not_locked", page_locked.and_then(Result::err))?;
         Ok(dict)
     }
 }
 
 impl Tiers {
+    /// Has devices read the host's memory where it is, from when there is one.
+    fn page_lock(&self) {
+        if let Some(device) = self.devices.first() {
+            self.host.arena().page_lock(|address, len| {
+                // SAFETY: the arena keeps the memory, and every page of it, until it has dropped the lock.
+                let lock = unsafe { PageLock::new(device, address, len) };
+                Ok(Box::new(lock.map_err(|error| error.to_string())?))
+            });
+        }
+    }
+
     fn given(&self, rows: Vec<RowParts>) -> PyResult<Rows> {
         if rows.len() != self.sites.len() {
             let message = format!("{} gate rows for {} sites", rows.len(), self.sites.len());

@@ -15,7 +15,7 @@ impl Registry {
     pub fn evict(&self, name: &str) -> Result<()> {
         let mut writer = self.shared.lock();
         let entry = self.shared.settled(&writer, name)?;
-        if writer.pinned.contains(&entry.id) {
+        if writer.pins.has(entry.id) {
             return Err(in_use(name, "it is pinned".to_owned()));
         }
         writer.evicted.insert(name.to_owned(), entry.id);

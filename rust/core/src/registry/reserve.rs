@@ -49,7 +49,7 @@ pub(super) fn reserve(shared: &Arc<Shared>, name: &str, need: Need, intent: Inte
         intent,
         slots: 1,
         rank_rows: claim.rows.cost + withdrawn.map_or(0, |old| old.rows.cost),
-        pinned: withdrawn.is_some_and(|old| writer.pinned.contains(&old.id)),
+        pinned: withdrawn.is_some_and(|old| writer.pins.has(old.id)),
     };
     writer.pending.insert(name.to_owned(), pending);
     Ok(Reservation::new(shared, name, need, claim))
@@ -114,7 +114,7 @@ impl Shared {
     /// Publishes that a generation which was withdrawn is no more.
     pub(super) fn forget(&self, writer: &mut Writer, old: Entry) {
         writer.withdrawn.remove(&old.name);
-        writer.pinned.remove(&old.id);
+        writer.pins.forget(old.id);
         drop(old);
         self.change(writer, |_| {});
     }

@@ -49,7 +49,7 @@ impl Shared {
         for entry in snapshot.entries() {
             slots.live += 1;
             rows.live += entry.rows.cost;
-            if writer.pinned.contains(&entry.id) {
+            if writer.pins.has(entry.id) {
                 slots.pinned += 1;
                 rows.pinned += entry.rows.cost;
             }

@@ -1,8 +1,9 @@
 //! What only writers see, behind the registry's lock.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
+use super::pins::Pins;
 use super::{AdapterId, AdapterRecord, Intent};
 use crate::error::Error;
 use crate::snapshot::{Entry, Snapshot};
@@ -13,7 +14,7 @@ pub(crate) struct Writer {
     version: u64,
     generation: u64,
     id: u64,
-    pub(crate) pinned: BTreeSet<AdapterId>,
+    pub(crate) pins: Pins,
     pub(crate) pending: BTreeMap<String, Pending>,
     /// The generations that in-place reloads took out of the published snapshot, as they were.
     pub(crate) withdrawn: BTreeMap<Arc<str>, AdapterRecord>,
@@ -40,7 +41,7 @@ impl Writer {
             version: first.version(),
             generation: 0,
             id: 0,
-            pinned: BTreeSet::new(),
+            pins: Pins::default(),
             pending: BTreeMap::new(),
             withdrawn: BTreeMap::new(),
             evicted: BTreeMap::new(),
@@ -84,7 +85,7 @@ impl Writer {
             page_start: entry.page_start(),
             pages: entry.pages(),
             rank_rows: entry.rows.cost,
-            pinned: self.pinned.contains(&entry.id),
+            pinned: self.pins.has(entry.id),
             info: entry.info.clone(),
         }
     }

@@ -1,23 +1,31 @@
 //! One piece of memory, of a fixed size and in one place, lent out in blocks.
 //!
-//! In one place, so that it can be pinned for a device once. It takes memory where blocks are written and gives it back
-//! when they are dropped, so what is lent is what the process has.
+//! It takes memory where blocks are written and gives it back when they are dropped, so what is lent is what the process
+//! has. In one place, so that it can be page-locked for devices once; from then on it has all of its memory: a device reads
+//! the pages that were there when they were locked, so that none may go.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Deref, DerefMut, Range};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use memmap2::{MmapMut, MmapOptions};
 
 /// Blocks begin and end on pages of the system, so that each can be given back by itself.
 pub const BLOCK_ALIGN: usize = 4096;
 
+/// What keeps memory page-locked while it lives.
+pub type PageLock = Box<dyn Send + Sync>;
+
 /// The memory, and which of it is free.
 pub struct Arena {
     base: *mut u8,
     len: usize,
     free: Mutex<Free>,
+    /// Read while a block's pages are given back.
+    pages_stay: RwLock<bool>,
+    /// Dropped before `map`.
+    page_lock: OnceLock<Result<PageLock, String>>,
     map: MmapMut,
 }
 
@@ -37,15 +45,39 @@ impl Arena {
     /// Errors: the system's, if it hasn't got so much address space.
     pub fn new(bytes: usize) -> std::io::Result<Arc<Arena>> {
         let len = bytes / BLOCK_ALIGN * BLOCK_ALIGN;
-        let mut map = MmapOptions::new().len(len).no_reserve_swap().map_anon()?;
+        let mut options = MmapOptions::new();
+        if !cfg!(miri) {
+            options.no_reserve_swap(); // which miri does not know
+        }
+        let mut map = options.len(len).map_anon()?;
         let mut free = Free::default();
         free.give(0..len);
         Ok(Arc::new(Arena {
             base: map.as_mut_ptr(),
             len,
             free: Mutex::new(free),
+            pages_stay: RwLock::default(),
+            page_lock: OnceLock::new(),
             map,
         }))
+    }
+
+    /// Has `lock` page-lock the bytes at this address, if nobody has tried before. They stay where they are, page by page,
+    /// until the lock is dropped.
+    pub fn page_lock(&self, lock: impl FnOnce(usize, usize) -> Result<PageLock, String>) {
+        let pages_stay = |stay: bool| *self.pages_stay.write().unwrap_or_else(PoisonError::into_inner) = stay;
+        self.page_lock.get_or_init(|| {
+            pages_stay(true); // when this is done, no block's pages are on their way to the system
+            let lock = lock(self.base as usize, self.len);
+            pages_stay(lock.is_ok());
+            lock
+        });
+    }
+
+    /// Whether it is page-locked, or why not; none if nobody has tried.
+    pub fn page_locked(&self) -> Option<Result<(), &str>> {
+        let lock = self.page_lock.get()?;
+        Some(lock.as_ref().map(|_| ()).map_err(String::as_str))
     }
 
     /// Bytes in all.
@@ -149,23 +181,37 @@ impl DerefMut for Block {
     }
 }
 
+impl Block {
+    /// Whether devices can read it where it is.
+    pub fn page_locked(&self) -> bool {
+        matches!(self.arena.page_locked(), Some(Ok(())))
+    }
+
+    /// Whether its pages have gone back to the system: they read as zeros from now on.
+    fn give_pages_back(&self) -> bool {
+        let stay = self
+            .arena
+            .pages_stay
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *stay || cfg!(miri) {
+            return false; // miri has no madvise
+        }
+        #[cfg(target_os = "linux")]
+        {
+            let (advice, Range { start, end }) = (memmap2::UncheckedAdvice::DontNeed, self.range.clone());
+            // SAFETY: whole pages of a private mapping without a file, to which this block's is the only way; no device
+            // reads them, nor begins to before `stay` is let go.
+            unsafe { self.arena.map.unchecked_advise_range(advice, start, end - start) }.is_ok()
+        }
+        #[cfg(not(target_os = "linux"))]
+        false
+    }
+}
+
 impl Drop for Block {
     fn drop(&mut self) {
-        #[cfg(target_os = "linux")]
-        let cleared = {
-            let advice = memmap2::UncheckedAdvice::DontNeed;
-            // SAFETY: whole pages of a private mapping without a file, to which this block's is the only way: they read
-            // as zeros from now on.
-            unsafe {
-                self.arena
-                    .map
-                    .unchecked_advise_range(advice, self.range.start, self.range.len())
-            }
-            .is_ok()
-        };
-        #[cfg(not(target_os = "linux"))]
-        let cleared = false;
-        if !cleared {
+        if !self.give_pages_back() {
             self.fill(0);
         }
         self.arena.lock().give(self.range.clone());
@@ -206,6 +252,66 @@ mod tests {
         );
         drop(blocks);
         assert_eq!(arena.largest_run(), 10 * BLOCK_ALIGN, "neighbours coalesce");
+    }
+
+    /// How many of a block's pages the process has.
+    #[cfg(all(target_os = "linux", not(miri)))]
+    fn present(arena: &Arena) -> usize {
+        let mut pages = vec![0u8; arena.len / BLOCK_ALIGN];
+        // SAFETY: a mapping of ours, and a byte for each of its pages.
+        let code = unsafe { libc::mincore(arena.base.cast(), arena.len, pages.as_mut_ptr()) };
+        assert_eq!(code, 0);
+        pages.iter().filter(|&&page| page & 1 == 1).count()
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(miri)))]
+    fn pages_go_with_their_block_until_they_are_locked() {
+        let arena = Arena::new(4 * BLOCK_ALIGN).unwrap();
+        let lend = || {
+            let mut block = arena.lend(2 * BLOCK_ALIGN).unwrap();
+            assert!(
+                block.iter().all(|&byte| byte == 0),
+                "nothing of the last one is left"
+            );
+            block.fill(7);
+            block
+        };
+        drop(lend());
+        assert_eq!(present(&arena), 0);
+        arena.page_lock(|address, len| {
+            assert_eq!((address, len), (arena.base as usize, arena.len));
+            Ok(Box::new(()))
+        });
+        assert!(lend().page_locked());
+        assert_eq!(present(&arena), 2, "a device may read them");
+        drop(lend());
+    }
+
+    #[test]
+    fn one_that_can_not_be_locked_gives_its_pages_back() {
+        let arena = Arena::new(BLOCK_ALIGN).unwrap();
+        assert_eq!(arena.page_locked(), None);
+        arena.page_lock(|_, _| Err("no room".to_owned()));
+        arena.page_lock(|_, _| unreachable!("once"));
+        assert_eq!(arena.page_locked(), Some(Err("no room")));
+        let block = arena.lend(1).unwrap();
+        assert!(!block.page_locked());
+        assert_eq!(block.give_pages_back(), cfg!(all(target_os = "linux", not(miri))));
+    }
+
+    #[test]
+    fn the_lock_is_gone_before_the_memory() {
+        struct Reads(usize);
+        impl Drop for Reads {
+            fn drop(&mut self) {
+                // SAFETY: the arena's first byte, until it is unmapped.
+                assert_eq!(unsafe { *(self.0 as *const u8) }, 0);
+            }
+        }
+        let arena = Arena::new(BLOCK_ALIGN).unwrap();
+        arena.page_lock(|address, _| Ok(Box::new(Reads(address))));
+        drop(arena);
     }
 
     #[test]

@@ -80,6 +80,11 @@ impl HostTier {
         })
     }
 
+    /// Its memory.
+    pub fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
     /// Packs an adapter, whose gate rows `gate` fills; [`HostTier::insert`] then makes it the one of its name.
     ///
     /// Others go for it, the one unused for longest first, if they can be read again, `stays` does not say

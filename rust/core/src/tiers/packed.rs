@@ -23,6 +23,8 @@ pub struct PackedModule<'a> {
     pub a: &'a [u8],
     /// B transposed, `[rank, out_features]`.
     pub b: &'a [u8],
+    /// Whether devices can read both where they are.
+    pub page_locked: bool,
 }
 
 #[derive(Debug)]
@@ -116,13 +118,15 @@ impl Packed {
 
     /// The modules, sites ascending.
     pub fn modules(&self) -> impl Iterator<Item = PackedModule<'_>> {
-        self.places.iter().map(|place| PackedModule {
+        let page_locked = self.rows.page_locked();
+        self.places.iter().map(move |place| PackedModule {
             site: place.site,
             rank: place.rank,
             scaling: place.scaling,
             dtype: place.dtype,
             a: &self.rows[place.a.clone()],
             b: &self.rows[place.b.clone()],
+            page_locked,
         })
     }
 

@@ -101,6 +101,41 @@ fn a_pinned_adapter_is_unpinned_before_it_is_unloaded() {
 }
 
 #[test]
+fn who_keeps_an_adapter_gives_back_its_own_pin_alone() {
+    let registry = registry(4, 64);
+    load(&registry, "math", 8).unwrap();
+    let first = registry.keep("math").unwrap();
+    let second = registry.keep("math").unwrap();
+    drop(first);
+    in_use(registry.unload("math"), "pinned");
+    registry.pin("math", true).unwrap();
+    let need = registry.need(8, DType::F32);
+    let reload = registry.reserve("math", need, Intent::Reload).unwrap();
+    drop(second); // though it is being changed
+    assert!(registry.publish(reload, info(8)).pinned, "the other pin");
+    let third = registry.keep("math").unwrap();
+    registry.pin("math", false).unwrap();
+    in_use(registry.evict("math"), "pinned");
+    drop(third);
+    registry.unload("math").unwrap();
+}
+
+#[test]
+fn a_pin_ends_with_its_adapter() {
+    let registry = registry(1, 16);
+    load(&registry, "math", 8).unwrap();
+    let kept = registry.keep("math").unwrap();
+    let need = registry.need(8, DType::F32);
+    let mut reload = registry.reserve("math", need, Intent::Reload).unwrap();
+    assert!(reload.in_place());
+    reload.begin();
+    drop(reload); // in the middle of writing: it is gone
+    load(&registry, "math", 8).unwrap();
+    drop(kept);
+    registry.unload("math").unwrap();
+}
+
+#[test]
 fn a_dropped_reservation_leaves_nothing() {
     let registry = registry(2, 32);
     load(&registry, "math", 8).unwrap();
