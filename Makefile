@@ -136,10 +136,10 @@ asan: $(VENV)/.stamp-requirements ## the kernels and parsers under AddressSaniti
 	$(call step,AddressSanitizer)
 	@RUSTFLAGS='-Zsanitizer=address' cargo +nightly test --target $(HOST) --target-dir target/asan --package meteora-core
 
-miri: $(VENV)/.stamp-requirements ## the registry, packing and parsing under miri (needs nightly with miri; kernels take it hours)
+miri: $(VENV)/.stamp-requirements ## the registry, packing, parsing and the host tier's memory under miri (needs nightly with miri; kernels take it hours)
 	$(call step,Miri)
 	@export MIRIFLAGS='-Zmiri-disable-isolation'; miri="cargo +nightly miri test --target-dir target/miri -p meteora-core"; \
-	  $$miri --lib -- transpose pack rows json; $$miri --test registry -- capacity in_place places rules
+	  $$miri --lib -- tiers transpose pack rows json; $$miri --test tiers -- host::rows host::new_gates; $$miri --test registry -- capacity in_place places rules
 
 fuzz-plain: ## the fuzz targets without cargo-fuzz, under AddressSanitizer (FUZZ_RUNS=1000000; needs nightly)
 	$(call step,$(FUZZ_RUNS) runs of each fuzz target)
