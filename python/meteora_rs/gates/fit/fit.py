@@ -64,7 +64,7 @@ def fit_gates(
     The first pass takes activations with the sample's own adapter in every layer; each further pass takes them with
     the gates just fitted, one adapter a token, since that is what the gates will meet, and lets tokens that those gave
     to another class count more (`collect.GroupActivations`); the last pass alone counts. Shrinkage, for each kind of
-    input, priors and T are chosen on texts that never teach (four of a class that has 32 or more): the first by the
+    input, priors and T are chosen on texts that never teach (six of a class that has 48 or more): the first by the
     share of their tokens routed right, the others by the model's loss on their responses: a prior is added to b_c
     where a class's responses are worse than with its own adapter (`priors.choose_priors`), and T is for tokens that
     mix adapters (`top_k` ≥ 2; the choice of adapters does not depend on it). Deterministic for one seed.

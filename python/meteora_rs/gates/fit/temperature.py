@@ -5,8 +5,9 @@ from __future__ import annotations
 from .held_out import HeldOut
 
 TEMPERATURES = (0.25, 0.5, 1.0)
-SHARPEST = 1 / 64
-"""The second of two adapters then has no weight to speak of: logits are log-posteriors, apart by nats."""
+SHARPEST = 1 / 4096
+"""The second of two adapters then has no weight to speak of: logits are log-posteriors, apart by nats. At 1/64 those
+that are almost the same still mixed, which cost 0.007 nats."""
 
 
 def choose_temperature(held: HeldOut, alone: float | None, top_k: int, own: float) -> tuple[float, dict[str, float]]:
