@@ -8,7 +8,7 @@ from typing import Any
 import meteora_rs
 import pytest
 import torch
-from meteora_rs import Auto, Meteora, MeteoraConfig, Mix
+from meteora_rs import Auto, Meteora, MeteoraConfig, Mix, context
 from tiny import adapter, equal, gate_rows, logits, prompt, tiny_model
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -71,6 +71,23 @@ def test_compiled_without_adapters_first_and_by_default(model: PreTrainedModel) 
         with torch.no_grad():
             assert torch.allclose(compiled(ids).logits, logits(model, ids), atol=2e-4)
         meteora.load_adapter(adapter(model, 8, seed=seed), f"a{seed}")
+    assert counter.frame_count == 1
+
+
+def test_so_it_is_on_a_device(attached: Meteora, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There its routes are copies, made when the plan is. Here they are the CPU's."""
+    monkeypatch.setattr(context, "copied", lambda tensor, place: tensor.clone())
+    monkeypatch.setattr(context, "current_stream", lambda place: 7)
+    attached._context._add_place(0)
+    for site in attached.sites:
+        site.place = 0
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(attached.model, backend=counter, fullgraph=True)
+    for routes in (Auto(), "math", ["math", "law"]):
+        run(compiled, attached, routes, prompt(2))
+    attached.load_adapter(adapter(attached.model, 8, seed=5), "new")
+    with torch.no_grad():
+        assert torch.allclose(compiled(prompt(2)).logits, logits(attached.model, prompt(2)), atol=2e-4)
     assert counter.frame_count == 1
 
 

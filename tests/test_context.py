@@ -8,7 +8,8 @@ import threading
 from typing import Any
 
 import pytest
-from meteora_rs import Auto, Meteora, Mix, Route
+import torch
+from meteora_rs import Auto, Meteora, Mix, Route, context
 from tiny import equal, logits, prompt
 from torch import Tensor
 
@@ -85,3 +86,19 @@ def test_tasks_have_routes_of_their_own(loaded: Meteora) -> None:
         return await asyncio.gather(*(work(route) for route in ROUTES))
 
     assert all(asyncio.run(main()))
+
+
+def test_each_stream_reads_a_copy_of_its_own(loaded: Meteora, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = 1
+    monkeypatch.setattr(context, "copied", lambda tensor, place: tensor.clone())
+    monkeypatch.setattr(context, "current_stream", lambda place: stream)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: stream == 3)
+    loaded._context._add_place(0)
+    with loaded.routing("math"):
+        plan = loaded._context.current()
+        first = plan.on(0)
+        assert plan.on(0) is first and torch.equal(first.records, plan.routes)
+        stream = 2
+        assert plan.on(0) is plan.on(0) is not first
+        stream = 3  # a capture launches what reads its routes elsewhere
+        assert plan.on(0) is first

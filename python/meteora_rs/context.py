@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
@@ -33,6 +33,20 @@ TakesOver: TypeAlias = "Callable[[Site, Tensor, Tensor], Tensor]"
 
 CPU = -1
 """The place of the CPU; a CUDA device's is its index, as `Tensor.get_device()` says."""
+
+
+def current_stream(place: int) -> int:
+    """The number of torch's current stream at a device's place."""
+    return int(torch._C._cuda_getCurrentRawStream(place))
+
+
+def copied(tensor: Tensor, place: int) -> Tensor:
+    """A copy at a device's place, made by its current stream.
+
+    From memory that is not page-locked: the host does not wait for so few bytes (up to 64 KB), and nothing is asked of
+    the driver that would break the capture of another thread.
+    """
+    return tensor.to(torch.device("cuda", place), non_blocking=True)
 
 
 class PlacedRoutes:
@@ -69,8 +83,8 @@ class Plan:
     """
 
     __slots__ = (
-        "_backward", "_leases", "_placed", "flow", "is_base", "listed", "native", "takes_over", "temperature", "top_k",
-        "trace",
+        "_backward", "_by_stream", "_leases", "_placed", "flow", "is_base", "listed", "native", "takes_over",
+        "temperature", "top_k", "trace",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +107,7 @@ class Plan:
         records = torch.frombuffer(bytearray(native.records()), dtype=torch.int32).view(-1, native.width)
         records = records if len(records) > 1 else records.repeat(2, 1)
         self._placed = {CPU: PlacedRoutes(row_route, records)}
+        self._by_stream: dict[tuple[int, int], PlacedRoutes] = {}
 
     @property
     def row_route(self) -> Tensor:
@@ -105,28 +120,43 @@ class Plan:
         return self._placed[CPU].records
 
     def on(self, place: int | None) -> PlacedRoutes:
-        """The routes at a `Site.place`: copied there once, before the first kernel that reads them is launched.
+        """The routes at a `Site.place`, for work on its current stream: copied once by each stream that reads them.
+
+        Neither would another stream wait for the copy, nor torch's allocator for what it reads. Compiled code and
+        captures, which know no streams, find what was copied when the plan was made.
 
         Raises:
-            MeteoraError: a place that no kernel serves, or the capture of a graph before they have been copied.
+            MeteoraError: a place that no kernel serves, or that the model has moved to since, in compiled code.
         """
         if place is None:
             raise MeteoraError("adapters run on the CPU and on CUDA devices; the model's buffers are on neither")
-        placed = self._placed.get(place)
+        if place == CPU or torch.compiler.is_compiling():
+            if place not in self._placed:
+                raise MeteoraError(
+                    "the model has been moved since this routing() began: open another to run it compiled"
+                )
+            return self._placed[place]
+        key = place, current_stream(place)
+        placed = self._by_stream.get(key)
         if placed is None:
-            device = torch.device("cuda", place)
-            if torch.cuda.is_current_stream_capturing():
-                raise MeteoraError(f"run the model on {device} once inside this routing() before a graph is captured")
-            own = self._placed[CPU]
-            placed = self._placed[place] = PlacedRoutes(
-                *(part.pin_memory().to(device, non_blocking=True) for part in (own.row_route, own.records))
-            )
+            if place in self._placed and torch.cuda.is_current_stream_capturing():
+                return self._placed[place]
+            placed = self._by_stream[key] = self._copied(place)
         return placed
+
+    def place(self, places: Iterable[int]) -> None:
+        """Copy the routes to these places now."""
+        for place in places:
+            self._placed[place] = self._by_stream[place, current_stream(place)] = self._copied(place)
+
+    def _copied(self, place: int) -> PlacedRoutes:
+        own = self._placed[CPU]
+        return PlacedRoutes(copied(own.row_route, place), copied(own.records, place))
 
     def rerouted(self, records: Tensor) -> Plan:
         """The same plan with other records for the op; the eager path does not see them."""
         plan = copy(self)
-        plan._placed = {CPU: PlacedRoutes(self.row_route, records)}
+        plan._placed, plan._by_stream = {CPU: PlacedRoutes(self.row_route, records)}, {}
         return plan
 
     def traced(self, trace: Trace | None) -> Plan:
@@ -178,7 +208,8 @@ class RoutingContext:
         self.tiers: Tiers | None = None
         """Where adapters come from that a route names and that are not live."""
         self.leases = Leases()
-        self.graph_routes = GraphRoutes(route_width(registry.slots))
+        self.graph_routes = GraphRoutes(route_width(registry.slots), self._add_place)
+        self._places: tuple[int, ...] = ()
         self.lock = threading.RLock()
         """Held while a plan takes its snapshot, and while gate rows change in place, which they do only if no request
         runs: neither sees half of the other. No load ever takes it."""
@@ -226,7 +257,14 @@ class RoutingContext:
         else:
             with self.lock:
                 native = self._registry.plan(parts, top_k, temperature, told)
-        return Plan(native, trace, self.leases, self.flow)
+        plan = Plan(native, trace, self.leases, self.flow)
+        plan.place(self._places)
+        return plan
+
+    def _add_place(self, place: int) -> None:
+        """Copy the routes of every plan that is made from now on to this device, and those of the default plan."""
+        self._places = (*self._places, place)
+        self.default.plan.place([place])
 
     def _admitted(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,8 +32,10 @@ class GraphRoutes:
     has been captured, no second block can be open beside the first, but within it.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, new_place: Callable[[int], None]) -> None:
+        """new_place: a method that is called with each CUDA device that the model comes to."""
         self._width = width
+        self._new_place = weakref.WeakMethod(new_place)
         self._records = max(16, min(ROWS, RECORDS_BYTES // (4 * width)))
         self._buffers: dict[torch.device, Tensor] = {}
         self._owner: weakref.ref[Holder] | None = None
@@ -48,6 +51,9 @@ class GraphRoutes:
                 buffer = self._buffers[device] = torch.zeros(size, dtype=torch.int32, device=device)
                 owner = self._open_owner()
                 self._write(None if owner is None else owner.plan)
+            new_place = self._new_place()
+            if device.type == "cuda" and new_place is not None:
+                new_place(device.index)
         row_route = buffer.data_ptr() + buffer.itemsize * OPTIONS
         return row_route, ROWS, row_route + buffer.itemsize * ROWS, self._records
 
