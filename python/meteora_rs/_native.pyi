@@ -12,6 +12,7 @@ __all__ = [
     "GateReservation",
     "Hold",
     "HostCopy",
+    "Kept",
     "Registry",
     "Reservation",
     "Retired",

@@ -39,7 +39,7 @@ mod _native {
     #[pymodule_export]
     use super::plan::{Hold, RoutePlan};
     #[pymodule_export]
-    use super::registry::Registry;
+    use super::registry::{Kept, Registry};
     #[pymodule_export]
     use super::reservation::{GateReservation, Reservation, Retired};
     #[pymodule_export]
