@@ -82,8 +82,9 @@ def make_examples(
     """Tokenises every class and draws the tokens that teach and those that test, none of them both.
 
     The texts of a class come in a drawn order, `HELD_OUT` of them first, which only test, then as many as fit into
-    `read` tokens (one at least); these teach with about `tokens` tokens together. A class with too few texts to
-    hold any out keeps a quarter of each text's drawn tokens back instead. Labels follow the order of `data`.
+    `read` tokens (one at least); these teach with about `tokens` tokens together. Both are `BREADTH` times as many for
+    the base. A class with too few texts to hold any out keeps a quarter of each text's drawn tokens back instead.
+    Labels follow the order of `data`.
 
     Raises:
         ValueError: a class without a text of two tokens or more, or with something that is no text.

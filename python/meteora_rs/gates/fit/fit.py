@@ -85,8 +85,9 @@ def fit_gates(
         refine: go on from the closed form by logistic regression (`logistic.refine`), and keep what comes of it if the
             loss on held-out responses is smaller (`choice.choose_gates`): better gates in twice the time or more, as
             the teaching activations share `memory_budget`.
-        tokens: of each class, to learn from; None: 1,500, and with `refine` as many as are read.
-        read: tokens of each class to read at most; texts beyond are left out.
+        tokens: of each adapter, to learn from; None: 1,500, and with `refine` as many as are read.
+        read: tokens of each adapter to read at most; texts beyond are left out. Of the base's, both are three times as
+            many (`data.BREADTH`).
         max_length: tokens of a text to read.
         batch_tokens: tokens to read at once.
         memory_budget: bytes for statistics and kept-back activations, 2 GiB by default. If they do not fit, a pass
