@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from meteora_rs import Meteora
-from meteora_rs.errors import AdapterFormatError, AdapterNotFoundError, CapacityError
+from meteora_rs.errors import AdapterFormatError, AdapterInUseError, AdapterNotFoundError, CapacityError
+from meteora_rs.handle.cancel import Cancellation
+from meteora_rs.tiers.tiers import Copy, Tiers
 from tiers_case import NAMES, alone, attached, by, size_of_one
 from tiny import adapter, equal, gate_rows, write
 from transformers import PreTrainedModel
@@ -68,3 +72,58 @@ def test_what_is_registered_no_more_is_not_found(tiered: Meteora) -> None:
     with pytest.raises(AdapterNotFoundError, match="no adapter named 'a' is registered"):
         tiers.fetch("a")
     assert resting == list(NAMES) and [record.name for record in tiers.resting()] == resting[1:]
+
+
+def load_in_the_middle(meteora: Meteora) -> None:
+    """A load that is published when another has registered its name."""
+    load = meteora._loader(adapter(meteora.model, 4), "new", "arrow", None, None, reload=False)(Cancellation())
+    meteora.register_adapter(adapter(meteora.model, 4), "new")
+    load.publish()
+
+
+def register_in_the_middle(meteora: Meteora) -> None:
+    assert meteora.tiers is not None
+    pack = meteora.tiers.pack
+
+    def meanwhile(*args: Any) -> Copy:
+        packed = pack(*args)
+        patch.undo()
+        meteora.load_adapter(adapter(meteora.model, 4), "new")
+        return packed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tiers, "pack", staticmethod(meanwhile))
+        meteora.register_adapter(adapter(meteora.model, 4), "new")
+
+
+def reload_in_the_middle(meteora: Meteora) -> None:
+    """One that changes the host's copy alone, published when its adapter has gone."""
+    meteora.register_adapter(adapter(meteora.model, 4), "new")
+    load = meteora._loader(adapter(meteora.model, 4, seed=1), "new", None, None, None, reload=True)(Cancellation())
+    meteora.unload_adapter("new")
+    load.publish()
+
+
+def gates_of_one_that_is_not_there(meteora: Meteora) -> None:
+    meteora.register_adapter(adapter(meteora.model, 4), "new")
+    rows = gate_rows(meteora, 1)
+    meteora.set_gates({"new": rows, "unknown": rows})
+
+
+REFUSED: dict[str, Callable[[Meteora], None]] = {
+    "load": load_in_the_middle,
+    "register": register_in_the_middle,
+    "reload": reload_in_the_middle,
+    "gates": gates_of_one_that_is_not_there,
+}
+
+
+@pytest.mark.parametrize("call", REFUSED)
+def test_what_was_refused_keeps_no_bytes_though_its_traceback_is_kept(model: PreTrainedModel, call: str) -> None:
+    meteora = attached(model)
+    with pytest.raises((AdapterInUseError, AdapterNotFoundError)) as refused:
+        REFUSED[call](meteora)
+    for record in meteora.registered_adapters():
+        meteora.unload_adapter(record.name)
+    assert meteora.stats().tiers["host"].touched == 0
+    assert refused.traceback

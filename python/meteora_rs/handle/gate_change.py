@@ -28,8 +28,13 @@ class GateChange:
         """
         self._meteora, self._changes = meteora, changes
         self._resting: dict[str, _native.HostCopy] = {}
-        if (tiers := meteora.tiers) is not None:
-            self._resting = {name: tiers.hold(name) for name in changes if tiers.rests(name)}
+        try:
+            for name in changes:
+                if (tiers := meteora.tiers) is not None and tiers.rests(name):
+                    self._resting[name] = tiers.hold(name)
+        except BaseException:
+            self._let_go()
+            raise
         self._live = [name for name in changes if name != BASE and name not in self._resting]
 
     def attempt(self) -> bool:
@@ -59,8 +64,14 @@ class GateChange:
                 meteora._share_gates()
             return True
         finally:
+            # A signal may come anywhere, and who keeps its traceback keeps the reservation and the copies.
             if reservation is not None:
-                reservation.abandon()  # a signal may come anywhere, and who keeps its traceback keeps the reservation
+                reservation.abandon()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for copy in self._resting.values():
+            copy.abandon()
 
     def _moved(self) -> bool:
         tiers = self._meteora.tiers

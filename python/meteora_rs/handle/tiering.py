@@ -45,10 +45,13 @@ class Tiering(Attached):
             adapter = parse(self._registry, source, adapter_name, revision)
         prepared = gates.resolve(gate, adapter, self.sites)
         copy = tiers.pack(adapter, source, revision, prepared)
-        with self._writer:
-            self._require_attached()
-            self._require_free(adapter_name)
-            return tiers.keep(copy)
+        try:
+            with self._writer:
+                self._require_attached()
+                self._require_free(adapter_name)
+                return tiers.keep(copy)
+        finally:
+            copy.native.abandon()
 
     def prefetch(self, adapter_names: Sequence[str]) -> None:
         """Bring adapters to the device, all together, as a request would that names them.

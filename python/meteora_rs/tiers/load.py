@@ -52,14 +52,24 @@ class TieredLoad(Load):
             return super().publish()
         meteora, tiers, copy = self._meteora, self._tiers, self._copy
         assert copy is not None
-        with meteora._writer:
-            meteora._require_attached()
-            if tiers.rests(self._name) and tiers.native.is_current(copy.native):
-                record = tiers.keep(copy)
-                self._published()
-                return record
+        try:
+            with meteora._writer:
+                meteora._require_attached()
+                if tiers.rests(self._name) and tiers.native.is_current(copy.native):
+                    record = tiers.keep(copy)
+                    self._published()
+                    return record
+        finally:
+            self.abandon()
         # A request has brought the old weights in meanwhile, its gates were changed, or it was unloaded.
         return self.prepare(Cancellation()).publish()
+
+    def abandon(self) -> None:
+        """Give back what is not published, in the host's memory too."""
+        super().abandon()
+        copy, self._copy = self._copy, None
+        if copy is not None:
+            copy.native.abandon()
 
     def _before_writing(self, gate: Gate) -> None:
         self._copy = self._tiers.pack(self._adapter, self._source, self._revision, gate)

@@ -35,7 +35,10 @@ class Registration:
 
 @dataclass(frozen=True)
 class Copy:
-    """An adapter packed in the host's memory, and not kept yet."""
+    """An adapter packed in the host's memory, and not kept yet; who does not keep it abandons it.
+
+    Left to the garbage collector, a refused call whose traceback is kept would keep the bytes.
+    """
 
     native: _native.HostCopy
     registration: Registration
@@ -150,9 +153,12 @@ class Tiers:
             if self.native.hosts(name):
                 return
         copy = self._read(registration, registration.record.gate)
-        with self._meteora._writer:
-            if self._registered.get(name) is registration:
-                self.keep(copy)
+        try:
+            with self._meteora._writer:
+                if self._registered.get(name) is registration:
+                    self.keep(copy)
+        finally:
+            copy.native.abandon()
 
     def _registration(self, name: str) -> Registration:
         registration = self._registered.get(name)

@@ -1,6 +1,6 @@
 //! An adapter packed for the host tier, with its gate rows.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use meteora_core::arrow::arrow_row;
 use meteora_core::peft::Module;
@@ -11,35 +11,46 @@ use pyo3::types::PyByteArray;
 
 use crate::errors::raise;
 use crate::gates::RowParts;
+use crate::tiers::lock;
 
 /// A packed adapter: about to be kept, or kept and held, so that it does not leave. See `_native.pyi`.
 #[pyclass(frozen, module = "meteora_rs._native")]
 pub struct HostCopy {
     pub(crate) name: String,
-    /// None once it is kept.
-    hosted: Mutex<Option<Hosted>>,
+    /// None once it is kept or abandoned.
+    held: Mutex<Option<Held>>,
+}
+
+struct Held {
+    hosted: Hosted,
     /// What its gate rows were taken from.
-    pub(crate) rows_of: Option<Hosted>,
+    rows_of: Option<Hosted>,
 }
 
 impl HostCopy {
     pub(crate) fn new(name: &str, hosted: Hosted, rows_of: Option<Hosted>) -> HostCopy {
         HostCopy {
             name: name.to_owned(),
-            hosted: Mutex::new(Some(hosted)),
-            rows_of,
+            held: Mutex::new(Some(Held { hosted, rows_of })),
         }
     }
 
     pub(crate) fn hosted(&self) -> PyResult<Hosted> {
-        let hosted = self.hosted.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = || raise("MeteoraError", "the copy is kept already".to_owned());
-        hosted.clone().ok_or_else(kept)
+        let held = lock(&self.held);
+        let gone = || raise("MeteoraError", "the copy is kept or abandoned already".to_owned());
+        held.as_ref().map(|held| held.hosted.clone()).ok_or_else(gone)
     }
 
-    /// None once it is kept.
+    /// None once it is kept or abandoned.
     pub(crate) fn take(&self) -> Option<Hosted> {
-        self.hosted.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.held).take().map(|held| held.hosted)
+    }
+
+    /// Whether the adapter that its gate rows were taken from, if any, is so; not once it is kept or abandoned.
+    pub(crate) fn rows_are(&self, current: impl Fn(&Hosted) -> bool) -> bool {
+        let held = lock(&self.held);
+        held.as_ref()
+            .is_some_and(|held| held.rows_of.as_ref().is_none_or(current))
     }
 }
 
@@ -55,6 +66,11 @@ type ModuleParts<'py> = (
 
 #[pymethods]
 impl HostCopy {
+    /// Lets go of its bytes at once, though a traceback may keep the object; nothing if it is kept.
+    fn abandon(&self, py: Python<'_>) {
+        py.detach(|| drop(self.take()));
+    }
+
     /// Its modules, sites ascending.
     fn modules<'py>(&self, py: Python<'py>) -> PyResult<Vec<ModuleParts<'py>>> {
         let packed = self.hosted()?.packed;

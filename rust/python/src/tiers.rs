@@ -119,8 +119,7 @@ impl Tiers {
 
     /// Whether the gate rows of a packed adapter, if it took those of the host, are still the host's.
     fn is_current(&self, copy: &HostCopy) -> bool {
-        let rows_of = copy.rows_of.as_ref();
-        rows_of.is_none_or(|rows_of| self.is_kept(&copy.name, rows_of))
+        copy.rows_are(|rows_of| self.is_kept(&copy.name, rows_of))
     }
 
     /// The copy of this name, if the host has one; it does not leave while it is held.
