@@ -21,10 +21,10 @@ LAUNCHES = {"decode": 3, "dense": 2, "prefill": 5}
 
 @pytest.fixture
 def meteora(on_device: None) -> Iterator[Meteora]:
-    """Two adapters whose gate rows are those of their group, one with rows of its own for q, k and v."""
+    """Two adapters whose gate rows are those of their group."""
     model = tiny_model()
     attached = meteora_rs.attach(model, MeteoraConfig(max_adapters=3, pool_rank=32))
-    attached.load_adapter(adapter(model, 4, seed=1), "math")
+    attached.load_adapter(adapter(model, 4, seed=1), "math", gate=gate_rows(attached, 1))
     attached.load_adapter(adapter(model, 8, seed=2, dtype=torch.bfloat16), "law", gate=gate_rows(attached, 2))
     yield attached
     attached.detach()
@@ -65,6 +65,16 @@ def test_followers_only_expand(meteora: Meteora, form: str, shared: bool) -> Non
             outputs = [linear(x) for linear in group]
         for out, by_itself in zip(outputs, expected, strict=True):
             assert equal(out, by_itself)
+
+
+@pytest.mark.parametrize("form", TOKENS)
+def test_gate_rows_that_are_equal_are_read_once(meteora: Meteora, form: str) -> None:
+    x, group = hidden(TOKENS[form]), group_of(meteora)
+    with torch.no_grad(), meteora.routing(Auto()):
+        expected = [alone(linear, x) for linear in group]
+        for linear in group[1:]:
+            linear.get_submodule("meteora_site").gate.fill_(torch.nan)  # with which they would choose nothing
+        assert all(equal(linear(x), right) for linear, right in zip(group, expected, strict=True))
 
 
 def test_what_is_worked_off_in_parts_leaves_nothing_to_followers(on_device: None) -> None:
