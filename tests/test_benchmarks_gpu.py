@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -84,3 +86,50 @@ def test_so_does_the_one_in_triton() -> None:
     code = TRITON_ON_A_CPU.format(root=str(ROOT))
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+class Meta:
+    """What vLLM's kernels are told of a batch: here each token's adapter alone."""
+
+    @classmethod
+    def make(cls, max_loras: int, max_num_tokens: int, device: torch.device) -> Meta:
+        return cls()
+
+    def prepare_tensors(self, token_lora_mapping: Tensor) -> None:
+        assert token_lora_mapping.dtype == torch.int32
+        self.mapping = token_lora_mapping
+
+    def meta_args(self, token_nums: int, specialize_active_lora: bool) -> tuple[Tensor]:
+        return (self.mapping[:token_nums],)
+
+
+def vllm_shrink(x: Tensor, a: list[Tensor], out: Tensor, slots: Tensor, scaling: float) -> None:
+    out.copy_(torch.einsum("tri,ti->tr", a[0][slots], x).float()[None] * scaling)
+
+
+def vllm_expand(u: Tensor, b: list[Tensor], y: Tensor, slots: Tensor, offset_start: int, add_inputs: bool) -> None:
+    assert add_inputs and offset_start == 0
+    y += torch.einsum("tor,tr->to", b[0][slots].float(), u[0]).to(y.dtype)
+
+
+def add_lora_bgmv(y: Tensor, x: Tensor, a: Tensor, b: Tensor, slots: Tensor, layer: int, scale: float) -> None:
+    assert slots.dtype == torch.int64 and all(part.is_contiguous() for part in (y, x, a, b, slots))
+    y += (torch.einsum("tor,tri,ti->to", b[slots, layer], a[slots, layer], x) * scale).to(y.dtype)
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize("name", peers.GIVEN)
+def test_others_kernels_are_called_as_their_sources_say(
+    small: None, monkeypatch: pytest.MonkeyPatch, name: str, top_k: int
+) -> None:
+    """In torch here, by the signatures of vLLM 0.32 and punica 1.1."""
+    theirs = {"LoRAKernelMeta": Meta, "lora_shrink": vllm_shrink, "lora_expand": vllm_expand}
+    for path, content in {"vllm.lora.ops.triton_ops": theirs, "punica.ops": {"add_lora_bgmv": add_lora_bgmv}}.items():
+        parts = path.split(".")
+        for end in range(1, len(parts) + 1):
+            monkeypatch.setitem(sys.modules, ".".join(parts[:end]), types.ModuleType(".".join(parts[:end])))
+        vars(sys.modules[path]).update(content)
+    site = sites.make_site(64, 48, [8, 3, 16], 0)
+    x, base = torch.randn(5, 64).bfloat16(), torch.randn(5, 48).bfloat16()
+    work = peers.GIVEN[name](site, peers.stacked(site, 64, 48), base, x, top_k)
+    torch.testing.assert_close(work(), site.call(base, x, top_k), rtol=4e-2, atol=4e-2)

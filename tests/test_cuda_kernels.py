@@ -60,6 +60,7 @@ GRID: list[tuple[int, int, int, int, torch.dtype, Sequence[torch.dtype]]] = [
     (576, 576, 5, 2, torch.float32, DTYPES), (576, 576, 64, 8, torch.bfloat16, (torch.bfloat16,)),
     (576, 136, 28, 2, torch.float16, (torch.float16,)), (1536, 576, 33, 3, torch.bfloat16, DTYPES),
     (136, 1536, 32, 4, torch.bfloat16, (torch.bfloat16, torch.float32)), (1, 1, 2, 2, torch.float32, DTYPES),
+    (5128, 8, 3, 2, torch.bfloat16, DTYPES),
 ]  # fmt: skip
 
 

@@ -128,6 +128,15 @@ def test_blocks_within_blocks(device: Meteora, graph: Graph) -> None:
         assert same(graph, device)
 
 
+def test_gates_that_were_equal_at_the_capture_may_differ_later(device: Meteora) -> None:
+    device.set_gates({"math": gate_rows(device, 1)})
+    with device.routing(Auto()):
+        graph = Graph(device, torch.randn(4, 1, 64))
+    device.set_gates({"math": gate_rows(device, 3, equal=False)})
+    with device.routing(Auto()):
+        assert all(equal(*pair) for pair in zip(graph.replay(), eager(device, graph.x), strict=True))
+
+
 def test_outside_of_routing_a_graph_uses_no_adapter(device: Meteora, graph: Graph) -> None:
     with device.routing("__base__"):
         base = eager(device, graph.x)

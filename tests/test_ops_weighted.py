@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from meteora_rs.ops.backward import products_backward
 from meteora_rs.ops.layout import fixed_record
-from meteora_rs.ops.weighted import TokenWeights, weighted_lora
+from meteora_rs.ops.weighted import TokenWeights, _on_device, weighted_lora
 from op_case import OpCase, make_case
 from torch import Tensor
 
@@ -57,3 +58,17 @@ def test_gradients() -> None:
     wanted = torch.autograd.grad(plain(made, slots, *leaves[1]), leaves[1], grad.double())
     for one, other in zip(got, wanted, strict=True):
         assert torch.allclose(one, other.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_for_which_no_host_waits_are_the_same() -> None:
+    made, slots, weights = case()
+    weights[0, 1] = 0.0  # chosen all the same: its gradient is not 0
+    dy, x = torch.randn(10, made.base.shape[-1]), made.x.reshape(10, -1)
+    state = (made.lora_A, made.lora_B_packed)
+    wanted = products_backward(dy, x, slots, weights, *state, made.entries())
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True):  # which has no value to wait for
+        _on_device(dy, x, slots, weights, *state, made.table)
+    got = _on_device(dy, x, slots, weights, *state, made.table)
+    assert wanted[1][0, 1] != 0
+    for one, other in zip(got, wanted, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)

@@ -66,7 +66,7 @@ def triton(site: SiteState, weights: Weights, base: Tensor, x: Tensor, top_k: in
 
 
 def vllm(site: SiteState, weights: Weights, base: Tensor, x: Tensor, top_k: int) -> Work:
-    """vLLM's shrink and expand."""
+    """vLLM's shrink and expand (0.32's, by its source), launched for the adapters in use alone."""
     from vllm.lora.ops.triton_ops import LoRAKernelMeta, lora_expand, lora_shrink
 
     a, b = weights[0], weights[1].transpose(1, 2).contiguous()
@@ -77,15 +77,16 @@ def vllm(site: SiteState, weights: Weights, base: Tensor, x: Tensor, top_k: int)
         meta.prepare_tensors(slots[:, place].int())
         try:
             mappings.append(meta.meta_args(len(x)))
-        except TypeError:  # later releases ask whether to compile for the adapters at hand
-            mappings.append(meta.meta_args(len(x), False))
+        except TypeError:  # later releases ask whether to launch for the adapters at hand alone
+            mappings.append(meta.meta_args(len(x), True))
 
     def work() -> Tensor:
         y = base.clone()
         for place, mapping in enumerate(mappings):
-            u = torch.zeros(1, len(x), a.shape[1], dtype=torch.float32, device=x.device)
-            lora_shrink(x, [a], u, *mapping, 1.0)
-            u *= w[:, place, None]
+            u = torch.empty(1, len(x), a.shape[1], dtype=torch.float32, device=x.device)
+            lora_shrink(x, [a], u, *mapping, 1.0)  # which zeroes u
+            if top_k > 1:
+                u *= w[:, place, None]
             lora_expand(u, [b], y, *mapping, offset_start=0, add_inputs=True)
         return y
 
@@ -93,18 +94,17 @@ def vllm(site: SiteState, weights: Weights, base: Tensor, x: Tensor, top_k: int)
 
 
 def punica(site: SiteState, weights: Weights, base: Tensor, x: Tensor, top_k: int) -> Work:
-    """Punica's bgmv, with the weights multiplied into its inputs."""
+    """Punica's bgmv (1.1.0's, by its source), with the weights multiplied into its inputs where there are several."""
     from punica.ops import add_lora_bgmv
 
-    half = [part.half()[:, None].contiguous() for part in (weights[0], weights[1].transpose(1, 2))]
+    packed = [part[:, None].contiguous() for part in (weights[0], weights[1].transpose(1, 2))]
     slots, w = choose(site, x, top_k)
-    places = [(slots[:, place].contiguous(), w[:, place, None].half()) for place in range(top_k)]
-    halved, given = base.half(), x.half()
+    places = [(slots[:, place].contiguous(), w[:, place, None].to(x.dtype)) for place in range(top_k)]
 
     def work() -> Tensor:
-        y = halved.clone()
+        y = base.clone()
         for slot, weight in places:
-            add_lora_bgmv(y, given * weight, *half, slot, 0, 1.0)
+            add_lora_bgmv(y, x * weight if top_k > 1 else x, *packed, slot, 0, 1.0)
         return y
 
     return work

@@ -19,34 +19,51 @@ __device__ __forceinline__ float warp_sum(float value) {
     return value;
 }
 
+// Steps of 1,024 elements whose loads are under way at once, so that a row of 4,096 waits for memory once: as many as
+// leave registers for them. Types are told at run time, so a compiler would not move loads across what widens them.
+constexpr int steps_at_once(int rows, int tokens, bool whole) {
+    return !whole || rows * tokens > 8 ? 1 : rows * tokens > 2 ? 2 : 4;
+}
+
 // Adds the products of this thread's elements. Loads without a test: WHOLE.
 template <int R, int T, bool WHOLE>
 __device__ __forceinline__ void add_dots(float (&sums)[R][T], const uint8_t *const (&w)[R], int w_code,
                                          const uint8_t *const (&x)[T], int x_code, int width) {
+    constexpr int STEPS = steps_at_once(R, T, WHOLE), STEP = BLOCK * CHUNK;
     const int w_size = size_of(w_code), x_size = size_of(x_code);
-#pragma unroll(WHOLE && R * T <= 8 ? 2 : 1)
-    for (int at = threadIdx.x * CHUNK; at < width; at += BLOCK * CHUNK) {
-        // All loads before the first use.
-        Eight tokens[T], rows[R];
+#pragma unroll 1
+    for (int first = threadIdx.x * CHUNK; first < width; first += STEPS * STEP) {
+        Eight tokens[STEPS][T] = {}, rows[STEPS][R] = {};
 #pragma unroll
-        for (int t = 0; t < T; t++)
-            tokens[t] = eight_at<WHOLE>(x[t] + int64_t(at) * x_size, x_size, width - at);
-#pragma unroll
-        for (int r = 0; r < R; r++)
-            rows[r] = eight_at<WHOLE>(w[r] + int64_t(at) * w_size, w_size, width - at);
-        float token[T][CHUNK];
-#pragma unroll
-        for (int t = 0; t < T; t++)
-            widen(token[t], tokens[t], x_code);
-#pragma unroll
-        for (int r = 0; r < R; r++) {
-            float row[CHUNK];
-            widen(row, rows[r], w_code);
+        for (int s = 0; s < STEPS; s++) {
+            const int at = first + s * STEP;
+            if (at >= width)
+                continue;
 #pragma unroll
             for (int t = 0; t < T; t++)
+                tokens[s][t] = eight_at<WHOLE>(x[t] + int64_t(at) * x_size, x_size, width - at);
 #pragma unroll
-                for (int i = 0; i < CHUNK; i++)
-                    sums[r][t] = fmaf(row[i], token[t][i], sums[r][t]);
+            for (int r = 0; r < R; r++)
+                rows[s][r] = eight_at<WHOLE>(w[r] + int64_t(at) * w_size, w_size, width - at);
+        }
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) {
+            if (first + s * STEP >= width)
+                continue;
+            float token[T][CHUNK];
+#pragma unroll
+            for (int t = 0; t < T; t++)
+                widen(token[t], tokens[s][t], x_code);
+#pragma unroll
+            for (int r = 0; r < R; r++) {
+                float row[CHUNK];
+                widen(row, rows[s][r], w_code);
+#pragma unroll
+                for (int t = 0; t < T; t++)
+#pragma unroll
+                    for (int i = 0; i < CHUNK; i++)
+                        sums[r][t] = fmaf(row[i], token[t][i], sums[r][t]);
+            }
         }
     }
 }

@@ -52,12 +52,12 @@ __device__ __forceinline__ void shrink(const MeteoraCall &call, void *shared, fl
     }
 }
 
-// Logits and every usable slot's product with A: block (slot and share of its rows, tokens).
-__device__ __forceinline__ void dense(const MeteoraCall &call, float (*room)[WARPS]) {
+// Logits and every usable slot's product with A: block (slot and share of its rows, T tokens).
+template <int T> __device__ __forceinline__ void dense(const MeteoraCall &call, float (*room)[WARPS]) {
     const int index = blockIdx.z, slot = blockIdx.x / 4, share = blockIdx.x % 4;
-    const int first = blockIdx.y * TOKENS, tokens = min(TOKENS, call.tokens - first);
+    const int first = blockIdx.y * T, tokens = min(T, call.tokens - first);
     if (share == 0 && call.slices[index].leader == index)
-        gate_logits<1, TOKENS>(call, index, slot, first, room);
+        gate_logits<1, T>(call, index, slot, first, room);
     bool wanted = false;
     for (int t = 0; t < tokens; t++)
         wanted = wanted || may_use(call, route_of(call, first + t), slot);
@@ -66,7 +66,7 @@ __device__ __forceinline__ void dense(const MeteoraCall &call, float (*room)[WAR
     const Adapter adapter = adapter_of(call, call.slices[index], slot);
     // From the other end, so that the share with the gate row gets the fewest rows.
     for (int group = 3 - share; group < row_groups(adapter); group += 4)
-        shrink_rows<TOKENS>(call, index, adapter, group, first, tokens, room);
+        shrink_rows<T>(call, index, adapter, group, first, tokens, room);
 }
 
 // block (columns, token)
@@ -97,7 +97,10 @@ KERNEL(decode_dense) {
     __shared__ float room[SHRINK_ROWS * TOKENS][WARPS];
     grid_dependency_launch();
     grid_dependency_wait();
-    dense(call, room);
+    if (call.tokens == 1)
+        dense<1>(call, room);
+    else
+        dense<TOKENS>(call, room);
 }
 
 KERNEL(decode_shrink) {

@@ -10,18 +10,31 @@
 
 constexpr int COLUMNS = 2;
 
+// Rows whose loads are under way at once.
+constexpr int ROWS_AT_ONCE = 8;
+
 // sums += coefficients . B for one slot; `vector`: a thread's columns all exist and are loaded at once.
 template <class W, bool VECTOR>
 __device__ __forceinline__ void add_rows(float (&sums)[COLUMNS], const typename W::Bits *b, int width, int columns,
                                          int rank, float scale, const float *u) {
-#pragma unroll(VECTOR ? 8 : 1)
-    for (int r = 0; r < rank; r++) {
-        float row[COLUMNS];
-        load<W, COLUMNS>(row, b + int64_t(r) * width, VECTOR ? COLUMNS : columns, VECTOR);
-        const float coefficient = scale * u[r];
+    constexpr int ROWS = VECTOR ? ROWS_AT_ONCE : 1;
+#pragma unroll 1
+    for (int first = 0; first < rank; first += ROWS) {
+        float rows[ROWS][COLUMNS], coefficients[ROWS];
 #pragma unroll
-        for (int c = 0; c < COLUMNS; c++)
-            sums[c] = fmaf(coefficient, row[c], sums[c]);
+        for (int i = 0; i < ROWS; i++) {
+            const int r = min(first + i, rank - 1);
+            load<W, COLUMNS>(rows[i], b + int64_t(r) * width, VECTOR ? COLUMNS : columns, VECTOR);
+            coefficients[i] = u[r];
+        }
+#pragma unroll
+        for (int i = 0; i < ROWS; i++)
+            if (first + i < rank) {
+                const float coefficient = scale * coefficients[i];
+#pragma unroll
+                for (int c = 0; c < COLUMNS; c++)
+                    sums[c] = fmaf(coefficient, rows[i][c], sums[c]);
+            }
     }
 }
 

@@ -193,13 +193,18 @@ def layer_weights(plan: Plan, flow: FlowGate, layer: int, x: Tensor) -> TokenWei
     n_slots = (plan.routes.shape[1] - 2) // 2
     slot_of = {name: slot for slot, name in plan.native.names()}
     places = sorted((slot_of[name], place) for place, name in enumerate(flow.names) if name in slot_of)
-    route_of_token = plan.row_route.long()[torch.arange(tokens) * len(plan.row_route) // max(tokens, 1)].to(x.device)
+    route_of_token = plan.row_route.long()[torch.arange(tokens) * len(plan.row_route) // max(tokens, 1)]
     width = max(len(places), *(record[1] for record in records if record[0] != ROUTE_AUTO), 1)
     slots = torch.full((tokens, width), -1, dtype=torch.int32, device=x.device)
     weights = torch.zeros(tokens, width, device=x.device)
+
+    def sent(values: Tensor) -> Tensor:
+        """To x's device, for which the host does not wait."""
+        return values.to(x.device, non_blocking=True)
+
     for route in sorted(set(route_of_token.tolist())):
         record = records[route]
-        mine = (route_of_token == route).nonzero()[:, 0]
+        mine = sent((route_of_token == route).nonzero()[:, 0])
         if record[0] == ROUTE_AUTO:
             candidates = set(auto_candidates(record, n_slots))
             allowed = [(slot, place) for slot, place in places if slot in candidates]
@@ -212,8 +217,8 @@ def layer_weights(plan: Plan, flow: FlowGate, layer: int, x: Tensor) -> TokenWei
             chosen = [slot for slot, _ in allowed]
         else:
             fixed = fixed_weights(record)
-            chosen, own = list(fixed), torch.tensor(list(fixed.values()), device=x.device).expand(len(mine), -1)
-        slots[mine, : len(chosen)] = torch.tensor(chosen, dtype=torch.int32, device=x.device)
+            chosen, own = list(fixed), sent(torch.tensor(list(fixed.values()))).expand(len(mine), -1)
+        slots[mine, : len(chosen)] = sent(torch.tensor(chosen, dtype=torch.int32))
         columns = torch.arange(len(chosen), device=x.device)
         weights = weights.index_put((mine[:, None], columns), own)
     return TokenWeights.of(slots, weights, n_slots)

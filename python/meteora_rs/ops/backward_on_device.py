@@ -34,7 +34,7 @@ def backward_on_device(
     sign_free = (table[:, 2] & KIND_ABS) != 0
     g = torch.where(sign_free, dot.abs(), dot) + gate_bias.to(dtype)
     weights, gated = _choose(g, row_route, routes, top_k, temperature)
-    dx, dw = _products_backward(dy, tokens, weights, lora_A, lora_B_packed, table)
+    dx, dw = products_backward_on_device(dy, tokens, weights, weights != 0, lora_A, lora_B_packed, table)
 
     mixed = (weights * dw).sum(dim=1, keepdim=True)
     dg = torch.where(gated & (g <= LARGEST), weights * (dw - mixed) / temperature, 0.0)
@@ -64,10 +64,10 @@ def _choose(g: Tensor, row_route: Tensor, routes: Tensor, top_k: int, temperatur
     return torch.where(chosen, shares, fixed[route]), chosen
 
 
-def _products_backward(
-    dy: Tensor, x: Tensor, weights: Tensor, lora_A: Tensor, lora_B_packed: Tensor, table: Tensor
+def products_backward_on_device(
+    dy: Tensor, x: Tensor, weights: Tensor, chosen: Tensor, lora_A: Tensor, lora_B_packed: Tensor, table: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`products_backward` for weights `[T, slots]`: dx, and dw `[T, slots]`, 0 where the weight is."""
+    """`products_backward` for weights and choices `[T, slots]`: dx, and dw `[T, slots]`, 0 where nothing was chosen."""
     dx, dw = torch.zeros_like(x), torch.zeros_like(weights)
     scaling = table[:, 3:].contiguous().view(torch.float32).to(x.dtype)
     for code, element in DTYPE_OF_CODE.items():
@@ -78,13 +78,12 @@ def _products_backward(
         start = table[:, :1] * rows_of_page
         owned = (table[:, 2:3] & 0xFF == code) & (row >= start) & (row < start + table[:, 1:2])
         scaled = torch.where(owned, scaling, 0.0)
-        coefficients = weights @ scaled
-        used = coefficients != 0
+        used = chosen.to(x.dtype) @ owned.to(x.dtype) > 0
         v = dy @ b.T
         # Rows of others, and what only looks like rows of this type, may hold anything: their products are dropped.
-        dx += torch.where(used, coefficients * v, 0.0) @ _finite(a)
+        dx += torch.where(used, (weights @ scaled) * v, 0.0) @ _finite(a)
         dw += torch.where(used, (x @ a.T) * v, 0.0) @ scaled.T
-    return dx, torch.where(weights != 0, dw, 0.0)
+    return dx, torch.where(chosen, dw, 0.0)
 
 
 def _finite(values: Tensor) -> Tensor:

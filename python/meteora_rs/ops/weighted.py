@@ -11,6 +11,7 @@ from torch import Tensor
 from meteora_rs import ops
 
 from .backward import products_backward
+from .backward_on_device import products_backward_on_device
 from .layout import ROUTE_FIXED, TableEntry, route_width
 
 
@@ -73,6 +74,24 @@ class _Weighted(torch.autograd.Function):
         x, weights, slots, lora_a, lora_b, table = ctx.saved_tensors
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         dy, tokens = grad.reshape(-1, grad.shape[-1]).to(dtype), x.reshape(-1, x.shape[-1]).to(dtype)
-        entries = [TableEntry.decode(row) for row in table.tolist()]
-        dx, dw = products_backward(dy, tokens, slots, weights.to(dtype), lora_a, lora_b, entries)
+        if grad.is_cuda:
+            dx, dw = _on_device(dy, tokens, slots, weights.to(dtype), lora_a, lora_b, table)
+        else:
+            entries = [TableEntry.decode(row) for row in table.tolist()]
+            dx, dw = products_backward(dy, tokens, slots, weights.to(dtype), lora_a, lora_b, entries)
         return (grad, dx.to(x.dtype).reshape(x.shape), dw.to(weights.dtype), *[None] * 8)
+
+
+def _on_device(
+    dy: Tensor, x: Tensor, slots: Tensor, weights: Tensor, lora_A: Tensor, lora_B_packed: Tensor, table: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`products_backward`, for which the host does not wait."""
+    listed, at = slots >= 0, slots.clamp(min=0).long()
+
+    def spread(values: Tensor) -> Tensor:
+        return x.new_zeros(len(x), len(table)).scatter_add_(1, at, values)
+
+    chosen = spread(listed.to(x.dtype)) > 0
+    spread_weights = spread(torch.where(listed, weights, 0.0))
+    dx, dw = products_backward_on_device(dy, x, spread_weights, chosen, lora_A, lora_B_packed, table)
+    return dx, torch.where(listed, dw.gather(1, at), 0.0)

@@ -1,6 +1,7 @@
 //! CUDA devices, as Python sees them, and the emulation of one in tests.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use meteora_cuda::{
     built, compiler, device, device_count, driver, emulated, sizes, source_hash, CudaError, Device,
@@ -13,9 +14,17 @@ use crate::errors::raise;
 /// Whether CPU tensors go through the CUDA path.
 static EMULATING: AtomicBool = AtomicBool::new(false);
 
+/// The number of the emulated device's current stream.
+static STREAM: AtomicUsize = AtomicUsize::new(0);
+
 /// Whether tensors on the CPU are those of an emulated device.
 pub fn emulating() -> bool {
     EMULATING.load(Ordering::Relaxed)
+}
+
+/// The current stream of the emulated device.
+pub fn emulated_stream() -> *mut c_void {
+    std::ptr::without_provenance_mut(STREAM.load(Ordering::Relaxed))
 }
 
 /// The device with this index.
@@ -36,7 +45,8 @@ pub fn cuda_built() -> bool {
 
 /// See `_native.pyi`.
 #[pyfunction]
-pub fn emulate_cuda(on: bool) -> PyResult<()> {
+#[pyo3(signature = (on, stream=0))]
+pub fn emulate_cuda(on: bool, stream: usize) -> PyResult<()> {
     if on {
         driver().map_err(to_py)?;
         if !emulated() {
@@ -46,6 +56,7 @@ pub fn emulate_cuda(on: bool) -> PyResult<()> {
         device(0).map_err(to_py)?;
     }
     EMULATING.store(on, Ordering::Relaxed);
+    STREAM.store(stream, Ordering::Relaxed);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use meteora_cuda::{CudaError, Device};
 use super::arguments::Arguments;
 use super::shim::{current_stream, Shim, Tensor};
 use super::tensor::{empty_bytes, empty_like, Owned, View};
-use crate::cuda::{device_of, emulating};
+use crate::cuda::{device_of, emulated_stream, emulating};
 
 /// Where the workspace begins is a multiple of this.
 const ALIGNMENT: usize = 256;
@@ -145,10 +145,10 @@ pub unsafe fn run(
         .map_err(|error| error.to_string())
 }
 
-/// Torch's current stream; the emulator has none.
+/// Torch's current stream.
 pub fn stream(ordinal: i32) -> Result<*mut c_void, String> {
     if emulating() {
-        return Ok(std::ptr::null_mut());
+        return Ok(emulated_stream());
     }
     current_stream(ordinal)
 }
