@@ -26,7 +26,6 @@ def uncollected() -> Iterator[None]:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.usefixtures("uncollected")
 def test_answers_are_what_they_are_alone(tmp_path: Path) -> None:
     changes = {"load", "reload", "unload", "set_gates", "load broken", "aload", "aload: cancelled"}
 
