@@ -2,13 +2,11 @@
 #![allow(missing_docs)] // What Python sees is documented in `_native.pyi`.
 
 mod adapter;
-mod arrivals;
 mod buffers;
 mod cuda;
 mod devices;
 mod errors;
 mod gates;
-mod host_copy;
 mod kernel;
 mod launch;
 mod memory;
@@ -27,13 +25,9 @@ mod _native {
     #[pymodule_export]
     use super::adapter::{check_name, Adapter};
     #[pymodule_export]
-    use super::arrivals::Arrivals;
-    #[pymodule_export]
     use super::cuda::{cuda_built, cuda_report, emulate_cuda};
     #[pymodule_export]
     use super::gates::{equal_gates, write_gates};
-    #[pymodule_export]
-    use super::host_copy::HostCopy;
     #[pymodule_export]
     use super::kernel::SiteKernel;
     #[pymodule_export]
@@ -43,7 +37,7 @@ mod _native {
     #[pymodule_export]
     use super::reservation::{GateReservation, Reservation, Retired};
     #[pymodule_export]
-    use super::tiers::{Ticket, Tiers};
+    use super::tiers::{Arrivals, HostCopy, Ticket, Tiers};
     #[pymodule_export]
     use super::torch::op::register_torch_op;
     use pyo3::prelude::*;

@@ -1,32 +1,39 @@
 //! The host tier and room on the device, held from Python.
 
+mod arrivals;
+mod host_copy;
+mod names;
+mod report;
+mod room;
+mod ticket;
+
+pub use arrivals::Arrivals;
+pub use host_copy::HostCopy;
+pub use ticket::Ticket;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
-use meteora_core::error::Error;
-use meteora_core::naming::Naming;
 use meteora_core::peft::SiteShape;
-use meteora_core::registry::{self, AdapterInfo, AdapterRecord, GateKind};
-use meteora_core::rows::Need;
+use meteora_core::registry::{self, GateKind};
 use meteora_core::tiers::host::{HostTier, Hosted};
 use meteora_core::tiers::queue;
-use meteora_core::tiers::room::{Residency, Room};
-use meteora_core::DType;
-use meteora_cuda::{CudaError, PageLock};
+use meteora_core::tiers::room::Residency;
+use meteora_cuda::PageLock;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::adapter::Adapter;
-use crate::arrivals::Arrivals;
 use crate::buffers::Buffers;
 use crate::devices::Devices;
 use crate::errors::{contained, raise, to_py};
 use crate::gates::RowParts;
-use crate::host_copy::{HostCopy, Rows};
 use crate::kernel::SiteKernel;
 use crate::plan::RouteParts;
 use crate::records;
 use crate::registry::Registry;
-use crate::reservation::{timeout, Reservation};
+use crate::reservation::Reservation;
+use host_copy::Rows;
+use names::named;
 
 /// See `_native.pyi`.
 #[pyclass(frozen, module = "meteora_rs._native")]
@@ -39,17 +46,11 @@ pub struct Tiers {
     queue: Arc<queue::Queue>,
 }
 
-/// See `_native.pyi`.
-#[pyclass(frozen, module = "meteora_rs._native")]
-pub struct Ticket {
-    inner: Mutex<Option<Arc<queue::Ticket>>>,
-}
-
-pub(crate) fn lock<T>(inner: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(inner: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     inner.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(crate) fn bound(kernels: &[PyRef<'_, SiteKernel>]) -> PyResult<Vec<Buffers>> {
+fn bound(kernels: &[PyRef<'_, SiteKernel>]) -> PyResult<Vec<Buffers>> {
     kernels.iter().map(|kernel| kernel.bound()).collect()
 }
 
@@ -199,9 +200,7 @@ impl Tiers {
     }
 
     fn join(&self) -> Ticket {
-        Ticket {
-            inner: Mutex::new(Some(Arc::new(self.queue.join()))),
-        }
+        Ticket::new(self.queue.join())
     }
 
     /// Makes room for all of `names`, which the host has, while those of `keep` stay; or says what is short until running
@@ -216,22 +215,7 @@ impl Tiers {
         let sites = bound(&kernels)?;
         contained(py, || {
             self.page_lock();
-            let hosted = names
-                .iter()
-                .map(|name| self.host.get(name).ok_or_else(|| gone(name)))
-                .collect::<Result<Vec<Hosted>, Error>>()?;
-            let needs = hosted.iter().map(|hosted| hosted.need);
-            let wanted: Vec<(&str, Need)> = names.iter().map(String::as_str).zip(needs).collect();
-            Ok(match self.reserve(&wanted, &keep, &sites)? {
-                Room::Later(shortage) => (None, shortage.to_string()),
-                Room::Reserved(places) => {
-                    let arrivals = Arrivals {
-                        slots: places.iter().map(registry::Reservation::slot).collect(),
-                        places: Mutex::new(places.into_iter().zip(hosted).collect()),
-                    };
-                    (Some(arrivals), String::new())
-                }
-            })
+            self.room(&names, &keep, &sites)
         })?
         .map_err(to_py)
     }
@@ -244,14 +228,8 @@ impl Tiers {
         kernels: Vec<PyRef<'_, SiteKernel>>,
     ) -> PyResult<(Option<Reservation>, String)> {
         let sites = bound(&kernels)?;
-        let name = adapter.inner.name.as_str();
-        contained(py, || {
-            Ok(match self.reserve(&[(name, self.need(adapter))], &[], &sites)? {
-                Room::Later(shortage) => (None, shortage.to_string()),
-                Room::Reserved(places) => (places.into_iter().next().map(Reservation::new), String::new()),
-            })
-        })?
-        .map_err(to_py)
+        let (place, shortage) = contained(py, || self.room_for(adapter, &sites))?.map_err(to_py)?;
+        Ok((place.map(Reservation::new), shortage))
     }
 
     /// Makes arrivals live, if they are still what the host has under their names.
@@ -276,21 +254,7 @@ impl Tiers {
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let (host, counts) = (self.host.stats(), self.residency.counts());
-        let dict = PyDict::new(py);
-        dict.set_item("total", host.total)?;
-        dict.set_item("free", host.free)?;
-        dict.set_item("largest_run", host.largest_run)?;
-        dict.set_item("adapters", host.adapters)?;
-        dict.set_item("dropped", host.evictions)?;
-        dict.set_item("hits", counts.hits)?;
-        dict.set_item("misses", counts.misses)?;
-        dict.set_item("evictions", counts.evictions)?;
-        dict.set_item("waiting", self.queue.len())?;
-        let page_locked = self.host.arena().page_locked();
-        dict.set_item("page_locked", page_locked == Some(Ok(())))?;
-        dict.set_item("not_locked", page_locked.and_then(Result::err))?;
-        Ok(dict)
+        report::stats(self, py)
     }
 }
 
@@ -316,85 +280,5 @@ impl Tiers {
 
     fn is_kept(&self, name: &str, hosted: &Hosted) -> bool {
         self.host.get(name).is_some_and(|now| now.is(hosted))
-    }
-
-    fn need(&self, adapter: &Adapter) -> Need {
-        let widest = adapter
-            .inner
-            .dtypes
-            .iter()
-            .copied()
-            .max_by_key(|dtype| dtype.size());
-        self.registry
-            .need(adapter.inner.max_rank, widest.unwrap_or(DType::F32))
-    }
-
-    fn reserve(&self, wanted: &[(&str, Need)], keep: &[String], sites: &[Buffers]) -> Result<Room, Error> {
-        // What the host has no copy of would be lost.
-        let stays = |name: &str| keep.iter().any(|kept| kept == name) || !self.host.contains(name);
-        self.residency.reserve(&self.registry, wanted, stays, |record| {
-            self.bring_gates_home(record, sites).is_ok()
-        })
-    }
-
-    /// Copies the gate rows of an adapter that is about to go, if they were changed since it came.
-    fn bring_gates_home(&self, record: &AdapterRecord, sites: &[Buffers]) -> Result<(), CudaError> {
-        let Some(hosted) = self.host.get(&record.name) else {
-            return Ok(());
-        };
-        if hosted.generation == Some(record.generation) {
-            return Ok(());
-        }
-        let rows = sites
-            .iter()
-            .map(|site| site.read_gate(record.slot))
-            .collect::<Result<Vec<_>, _>>()?;
-        let AdapterInfo { gate, routable, .. } = record.info;
-        self.host
-            .set_gates(&record.name, &hosted, gate, routable, |site, row| {
-                row.copy_from_slice(&rows[site].0);
-                rows[site].1
-            });
-        self.host.published(&record.name, &record.info, record.generation);
-        Ok(())
-    }
-}
-
-#[pymethods]
-impl Ticket {
-    fn wait(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
-        let timeout = timeout(seconds)?;
-        let ticket = lock(&self.inner).clone();
-        Ok(py.detach(|| ticket.is_some_and(|ticket| ticket.wait(timeout))))
-    }
-
-    fn leave(&self) {
-        lock(&self.inner).take();
-    }
-}
-
-/// The adapters' own names in these routes, each once.
-fn named<'a>(routes: &'a [RouteParts], naming: &'a Naming) -> Vec<&'a str> {
-    let mut names: Vec<&str> = Vec::new();
-    for (kind, listed, _) in routes {
-        for name in listed {
-            // A group that there is not is the plan's to refuse.
-            let members = match kind.as_str() {
-                "only" => naming.expand(name).unwrap_or_default(),
-                _ => vec![name.as_str()],
-            };
-            names.extend(members.into_iter().map(|member| naming.resolve(member)));
-        }
-    }
-    let mut seen = std::collections::HashSet::new();
-    names.retain(|name| seen.insert(*name));
-    names
-}
-
-/// The host had it when it was looked up.
-fn gone(name: &str) -> Error {
-    Error::AdapterInUse {
-        adapter: name.to_owned(),
-        reason: "it left the host's memory while it was waited for; try again".to_owned(),
     }
 }

@@ -8,19 +8,19 @@ use meteora_core::tiers::packed::Packed;
 use meteora_cuda::CudaError;
 use pyo3::prelude::*;
 
+use super::{bound, lock};
 use crate::buffers::Buffers;
 use crate::cuda;
 use crate::errors::contained;
 use crate::kernel::SiteKernel;
 use crate::memory::distinct;
-use crate::tiers::{bound, lock};
 
 /// See `_native.pyi`.
 #[pyclass(frozen, module = "meteora_rs._native")]
 pub struct Arrivals {
     #[pyo3(get)]
-    pub(crate) slots: Vec<usize>,
-    pub(crate) places: Mutex<Vec<(registry::Reservation, Hosted)>>,
+    pub(super) slots: Vec<usize>,
+    pub(super) places: Mutex<Vec<(registry::Reservation, Hosted)>>,
 }
 
 #[pymethods]

@@ -9,14 +9,14 @@ use meteora_core::tiers::packed::{GateForm, Packed};
 use pyo3::prelude::*;
 use pyo3::types::PyByteArray;
 
+use super::lock;
 use crate::errors::raise;
 use crate::gates::RowParts;
-use crate::tiers::lock;
 
 /// A packed adapter: about to be kept, or kept and held, so that it does not leave. See `_native.pyi`.
 #[pyclass(frozen, module = "meteora_rs._native")]
 pub struct HostCopy {
-    pub(crate) name: String,
+    pub(super) name: String,
     /// None once it is kept or abandoned.
     held: Mutex<Option<Held>>,
 }
@@ -28,26 +28,26 @@ struct Held {
 }
 
 impl HostCopy {
-    pub(crate) fn new(name: &str, hosted: Hosted, rows_of: Option<Hosted>) -> HostCopy {
+    pub(super) fn new(name: &str, hosted: Hosted, rows_of: Option<Hosted>) -> HostCopy {
         HostCopy {
             name: name.to_owned(),
             held: Mutex::new(Some(Held { hosted, rows_of })),
         }
     }
 
-    pub(crate) fn hosted(&self) -> PyResult<Hosted> {
+    pub(super) fn hosted(&self) -> PyResult<Hosted> {
         let held = lock(&self.held);
         let gone = || raise("MeteoraError", "the copy is kept or abandoned already".to_owned());
         held.as_ref().map(|held| held.hosted.clone()).ok_or_else(gone)
     }
 
     /// None once it is kept or abandoned.
-    pub(crate) fn take(&self) -> Option<Hosted> {
+    pub(super) fn take(&self) -> Option<Hosted> {
         lock(&self.held).take().map(|held| held.hosted)
     }
 
     /// Whether the adapter that its gate rows were taken from, if any, is so; not once it is kept or abandoned.
-    pub(crate) fn rows_are(&self, current: impl Fn(&Hosted) -> bool) -> bool {
+    pub(super) fn rows_are(&self, current: impl Fn(&Hosted) -> bool) -> bool {
         let held = lock(&self.held);
         held.as_ref()
             .is_some_and(|held| held.rows_of.as_ref().is_none_or(current))
@@ -106,7 +106,7 @@ impl HostCopy {
 }
 
 /// What a gate row is made of while an adapter is packed.
-pub(crate) enum Rows {
+pub(super) enum Rows {
     Zero,
     Arrow,
     Given(Vec<RowParts>),
@@ -115,7 +115,7 @@ pub(crate) enum Rows {
 }
 
 impl Rows {
-    pub(crate) fn write(&self, modules: &[Module], site: usize, row: &mut [f32]) -> GateForm {
+    pub(super) fn write(&self, modules: &[Module], site: usize, row: &mut [f32]) -> GateForm {
         match self {
             Rows::Zero => GateForm::default(),
             Rows::Arrow => {
