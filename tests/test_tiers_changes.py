@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_numbers
-from meteora_rs import Auto, Meteora, MeteoraConfig
+from meteora_rs import Auto, Meteora, MeteoraConfig, attach_pretrained
 from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, CapacityError
 from meteora_rs.handle.cancel import Cancellation
 from meteora_rs.handle.gate_change import GateChange
@@ -16,7 +17,7 @@ from meteora_rs.handle.pipeline import Load
 from meteora_rs.tiers import Admission, Tiers
 from meteora_rs.tiers.turn import Turn
 from tiers_case import NAMES, alone, attached, by, live
-from tiny import adapter, equal, gate_rows
+from tiny import adapter, equal, gate_rows, tiny_model
 from transformers import PreTrainedModel
 
 
@@ -219,11 +220,15 @@ def test_what_is_live_is_registered_though_a_signal_comes_between(
         tiered.prefetch(["b", "c"])
 
 
+def kept(meteora: Meteora) -> set[str]:
+    return {record.name for record in meteora.adapters() if record.kept}
+
+
 def pinned(meteora: Meteora) -> set[str]:
     return {record.name for record in meteora.adapters() if record.pinned}
 
 
-def test_what_a_fit_had_pinned_is_let_go_whatever_happens(tiered: Meteora, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_fit_keeps_is_let_go_whatever_happens(tiered: Meteora, monkeypatch: pytest.MonkeyPatch) -> None:
     leave, signals = Admission.leave, iter([None, KeyboardInterrupt])
 
     def interrupted(admission: Admission) -> None:
@@ -234,21 +239,31 @@ def test_what_a_fit_had_pinned_is_let_go_whatever_happens(tiered: Meteora, monke
     monkeypatch.setattr(Admission, "leave", interrupted)
     with pytest.raises(KeyboardInterrupt), tiered._kept_on_device(["a", "b"]):
         pass
-    assert live(tiered) == {"a", "b"} and not pinned(tiered)
+    assert live(tiered) == {"a", "b"} and not kept(tiered)
 
 
-def test_of_two_fits_each_lets_go_its_own_pins_alone(tiered: Meteora) -> None:
+def test_of_two_fits_each_lets_go_its_own_alone(tiered: Meteora) -> None:
     tiered.pin_adapter("a")
     one, other = tiered._kept_on_device(["a", "b"]), tiered._kept_on_device(["b"])
     one.__enter__()
     other.__enter__()
     one.__exit__(None, None, None)
-    assert pinned(tiered) == {"a", "b"}
+    assert kept(tiered) == {"b"} and pinned(tiered) == {"a"}
     tiered.pin_adapter("b")
     tiered.pin_adapter("b", False)  # nor does a user
-    assert pinned(tiered) == {"a", "b"}
+    assert kept(tiered) == {"b"} and pinned(tiered) == {"a"}
+    with pytest.raises(AdapterInUseError, match="a fit or a training keeps it"):
+        tiered.unload_adapter("b")
     other.__exit__(None, None, None)
-    assert pinned(tiered) == {"a"}
+    assert not kept(tiered) and pinned(tiered) == {"a"}
+    tiered.unload_adapter("b")
+
+
+def test_a_bundle_saved_while_a_fit_runs_pins_what_users_have_pinned(tiered: Meteora, tmp_path: Path) -> None:
+    tiered.pin_adapter("a")
+    with tiered._kept_on_device(["a", "b"]):
+        tiered.save_pretrained(tmp_path / "bundle")
+    assert pinned(attach_pretrained(tiny_model(), tmp_path / "bundle")) == {"a"}
 
 
 def test_a_fit_brings_its_adapters_in() -> None:
@@ -262,4 +277,4 @@ def test_a_fit_brings_its_adapters_in() -> None:
     ]  # fmt: skip
     with pytest.raises(CapacityError, match="pinned 2"):
         meteora.fit_gates({**tiny_numbers.texts(0), "third": ["a"]}, **options)
-    assert not any(each.pinned for each in meteora.adapters())
+    assert not pinned(meteora) and not kept(meteora)

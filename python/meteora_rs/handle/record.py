@@ -12,6 +12,7 @@ GIVEN = ("tensors", "fitted", "examples")
 class AdapterRecord:
     """A live adapter: what `Meteora.adapters()` lists.
 
+    `pinned` is what `pin_adapter` said last; `kept` says that a fit or a training has it stay until it is done;
     `bytes` are those of its weights; `tier` says where they are; `gate` where its gate rows come from (`arrow` is a
     stopgap, `examples` a row from a few texts, `fitted` one from a whole fit); `routable` whether `Auto` may choose it;
     `generation` grows with each change of weights or gate, `weights` with those of weights alone.
@@ -31,3 +32,4 @@ class AdapterRecord:
     routable: bool
     source: str
     tier: str = "device"
+    kept: bool = False

@@ -93,7 +93,7 @@ class Turn:
         text = f"{shortage}; waited {waited:.1f} s (admission_timeout={limit:g})"
         if not self._meteora._context.is_default():  # a tenant's block: others' names are not its business
             return text
-        pinned = [record.name for record in self._meteora.adapters() if record.pinned]
+        pinned = [record.name for record in self._meteora.adapters() if record.pinned or record.kept]
         holders = [lease.describe() for lease in self._meteora._context.leases.living()]
         held = [
             f"{', '.join(name for name, _ in each.adapters)} ({each.what} in {each.thread}, {each.age:.1f} s)"

@@ -133,8 +133,11 @@ impl Registry {
         let mut writer = self.shared.lock();
         let entry = self.shared.settled(&writer, name)?;
         if writer.pins.has(entry.id) {
-            let reason = "it is pinned; unpin it before unloading it".to_owned();
-            return Err(names::in_use(name, reason));
+            let reason = match writer.pins.is_set(entry.id) {
+                true => "it is pinned; unpin it before unloading it",
+                false => "a fit or a training keeps it; unload it when that is done",
+            };
+            return Err(names::in_use(name, reason.to_owned()));
         }
         if let Some(alias) = self.shared.published.load().naming().alias_of(name) {
             let reason = format!("the alias {alias:?} points to it; set_alias() or remove_alias() first");

@@ -29,6 +29,7 @@ pub fn record<'py>(py: Python<'py>, record: &AdapterRecord) -> PyResult<Bound<'p
     dict.set_item("weights", record.weights)?;
     dict.set_item("slot", record.slot)?;
     dict.set_item("pinned", record.pinned)?;
+    dict.set_item("kept", record.kept)?;
     describe(&dict, &record.info)?;
     Ok(dict)
 }

@@ -18,7 +18,7 @@ struct Pin {
     kept: usize,
 }
 
-/// An adapter that is pinned while this lives, whoever else pins and unpins it.
+/// An adapter that stays while this lives, whoever pins and unpins it.
 #[derive(Debug)]
 pub struct Kept {
     shared: Arc<Shared>,
@@ -36,7 +36,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Pins an adapter for as long as the result lives.
+    /// Has an adapter stay for as long as the result lives, as if it were pinned.
     ///
     /// Errors: as [`Registry::pin`].
     pub fn keep(&self, name: &str) -> Result<Kept> {
@@ -60,6 +60,16 @@ impl Pins {
     /// Whether it may neither be unloaded nor evicted.
     pub fn has(&self, id: AdapterId) -> bool {
         self.0.contains_key(&id)
+    }
+
+    /// Whether [`Registry::pin`] has pinned it.
+    pub fn is_set(&self, id: AdapterId) -> bool {
+        self.0.get(&id).is_some_and(|pin| pin.set)
+    }
+
+    /// Whether a [`Kept`] has it stay.
+    pub fn is_kept(&self, id: AdapterId) -> bool {
+        self.0.get(&id).is_some_and(|pin| pin.kept > 0)
     }
 
     /// Forgets an adapter that is no more.

@@ -87,6 +87,15 @@ pub struct AdapterRecord {
     pub rank_rows: usize,
     /// Whether it is pinned: never evicted, and not unloaded before it is unpinned.
     pub pinned: bool,
+    /// Whether a [`Kept`](super::Kept) has it stay, as if it were pinned.
+    pub kept: bool,
     /// What the loader told.
     pub info: AdapterInfo,
+}
+
+impl AdapterRecord {
+    /// Whether it is never evicted now.
+    pub fn stays(&self) -> bool {
+        self.pinned || self.kept
+    }
 }

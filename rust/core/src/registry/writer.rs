@@ -85,7 +85,8 @@ impl Writer {
             page_start: entry.page_start(),
             pages: entry.pages(),
             rank_rows: entry.rows.cost,
-            pinned: self.pins.has(entry.id),
+            pinned: self.pins.is_set(entry.id),
+            kept: self.pins.is_kept(entry.id),
             info: entry.info.clone(),
         }
     }

@@ -117,7 +117,7 @@ impl Residency {
         registry
             .residents()
             .into_iter()
-            .filter(|(record, _)| !record.pinned && !stays(&record.name))
+            .filter(|(record, _)| !record.stays() && !stays(&record.name))
             .map(|(record, held)| Victim { record, held })
             // A name that nobody has asked for yet is older than any.
             .min_by_key(|victim| {
@@ -146,7 +146,7 @@ fn reserve_all(registry: &Registry, wanted: &[(&str, Need)]) -> Result<Vec<Reser
 /// Errors: [`Error::Capacity`], of all of `wanted` together.
 fn possible(registry: &Registry, wanted: &[(&str, Need)], stays: impl Fn(&str) -> bool) -> Result<()> {
     let stats = registry.stats();
-    let stay = |(record, _): &(AdapterRecord, bool)| record.pinned || stays(&record.name);
+    let stay = |(record, _): &(AdapterRecord, bool)| record.stays() || stays(&record.name);
     let staying: Vec<(AdapterRecord, bool)> = registry.residents().into_iter().filter(stay).collect();
     let rows: usize = staying.iter().map(|(record, _)| record.rank_rows).sum();
     let (what, setting, usage, needed, pinned) = if wanted.len() + staying.len() > stats.slots.total {

@@ -107,12 +107,15 @@ fn who_keeps_an_adapter_gives_back_its_own_pin_alone() {
     let first = registry.keep("math").unwrap();
     let second = registry.keep("math").unwrap();
     drop(first);
-    in_use(registry.unload("math"), "pinned");
+    in_use(registry.unload("math"), "a fit or a training keeps it");
+    let record = registry.record("math").unwrap();
+    assert!(!record.pinned && record.kept && record.stays());
     registry.pin("math", true).unwrap();
     let need = registry.need(8, DType::F32);
     let reload = registry.reserve("math", need, Intent::Reload).unwrap();
     drop(second); // though it is being changed
-    assert!(registry.publish(reload, info(8)).pinned, "the other pin");
+    let record = registry.publish(reload, info(8));
+    assert!(record.pinned && !record.kept, "the other pin");
     let third = registry.keep("math").unwrap();
     registry.pin("math", false).unwrap();
     in_use(registry.evict("math"), "pinned");
