@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from meteora_rs import Meteora, MeteoraConfig, attach, attach_pretrained
+from meteora_rs import AdapterRecord, Meteora, MeteoraConfig, attach, attach_pretrained
 from meteora_rs.bundle import MANIFEST
 from meteora_rs.errors import AdapterFormatError, AdapterNotFoundError, MeteoraError
+from meteora_rs.exchange import exchange
 from tiny import adapter, equal, gate_rows, logits, prompt, tiny_model
 
 
-def saved(folder: Path, pool_rank: int = 16, dtype: torch.dtype = torch.float32) -> Meteora:
+def saved(folder: Path, pool_rank: int = 16, dtype: torch.dtype = torch.float32, **config: Any) -> Meteora:
     """Two float32 adapters in pools that they fill, saved from a model of `dtype`."""
     model = tiny_model().to(dtype)
     meteora = attach(model, MeteoraConfig(max_adapters=2, pool_rank=pool_rank))
     for seed, name in enumerate(("math", "law")):
-        meteora.load_adapter(adapter(model, 8, seed=seed), name, gate=gate_rows(meteora, seed))
+        meteora.load_adapter(adapter(model, 8, seed=seed, **config), name, gate=gate_rows(meteora, seed))
     meteora.save_pretrained(folder)
     return meteora
 
@@ -68,6 +69,25 @@ def test_an_old_bundle_is_replaced_whole(tmp_path: Path) -> None:
     meteora.save_pretrained(tmp_path / "bundle")
     assert [each.name for each in (tmp_path / "bundle" / "adapters").iterdir()] == ["math"]
     assert [each.name for each in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_one_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = tmp_path / "one", tmp_path / "other"
+    for alpha, folder in enumerate(folders):
+        saved(folder, lora_alpha=8 << alpha)  # all that has a hash is equal
+    assert len({(folder / MANIFEST).read_text() for folder in folders}) == 1
+    load = Meteora.load_adapter
+
+    def replaced(meteora: Meteora, *args: Any, **options: Any) -> AdapterRecord:
+        monkeypatch.undo()
+        exchange(*folders)
+        return load(meteora, *args, **options)
+
+    monkeypatch.setattr(Meteora, "load_adapter", replaced)
+    model = tiny_model()
+    with pytest.raises(AdapterFormatError, match="replaced while it was read"):
+        attach_pretrained(model, folders[0])
+    attach_pretrained(model, folders[0]).detach()
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def attach_pretrained(model: nn.Module, folder: str | Path, config: MeteoraConfi
             model's elements are narrower than those of the model that it was saved from.
 
     Raises:
-        AdapterFormatError: not a bundle, another format version, another model's shape, or a hash that differs.
+        AdapterFormatError: not a bundle, another format version, another model's shape, or a hash that differs; or the
+            bundle was replaced meanwhile.
         OSError: a file can't be read. Others as `attach` and `load_adapter`.
     """
     from meteora_rs.bundle import load_bundle, read_manifest

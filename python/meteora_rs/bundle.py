@@ -27,6 +27,7 @@ from torch import Tensor
 
 from meteora_rs.config import LARGEST_POOL, OF_HOST, MeteoraConfig
 from meteora_rs.errors import AdapterFormatError, MeteoraError
+from meteora_rs.exchange import exchange
 from meteora_rs.handle.record import AdapterRecord
 from meteora_rs.peft_folder import live_modules, resting_modules, write_peft_folder
 from meteora_rs.routes import BASE
@@ -54,6 +55,8 @@ class Manifest:
     statistics_sha256: str | None
     flow_sha256: str | None
     element_size: int
+    stamp: tuple[int, int, int]
+    """Of the file, so that another that takes its place is found out."""
 
     def config_for(self, element_size: int) -> MeteoraConfig:
         """The config for a model whose elements have this many bytes: an adapter takes as many more rank rows as its
@@ -63,7 +66,7 @@ class Manifest:
 
 
 def save_bundle(meteora: Meteora, folder: str | Path, *, statistics: bool) -> None:
-    """Write a bundle; an existing one at `folder` is replaced only when the new one is whole.
+    """Write a bundle; an existing one at `folder` is replaced only when the new one is whole, by `exchange`.
 
     A link is followed: it then leads to the new bundle. The caller keeps adapters from being changed meanwhile.
     With `statistics` also what a fit kept, if there was one.
@@ -80,14 +83,8 @@ def save_bundle(meteora: Meteora, folder: str | Path, *, statistics: bool) -> No
         _write(meteora, scratch, meteora.statistics if statistics else None)
         os.chmod(scratch, 0o755)
         if target.exists():
-            old = scratch.with_name(scratch.name + ".old")
-            target.rename(old)
-            try:
-                scratch.rename(target)
-            except BaseException:
-                old.rename(target)
-                raise
-            shutil.rmtree(old)
+            exchange(scratch, target)
+            shutil.rmtree(scratch)  # the one before
         else:
             scratch.rename(target)
     except BaseException:
@@ -168,6 +165,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         OSError: it can't be read.
     """
     path = Path(folder) / MANIFEST
+    stamp = _stamp(path)
     try:
         data = json.loads(path.read_text())
         if data["format"] != FORMAT:
@@ -185,7 +183,7 @@ def read_manifest(folder: str | Path) -> Manifest:
             raise ValueError(f"element_size is 2, 4 or 8, not {element_size!r}")
         config = MeteoraConfig(**data["config"])
         hashes = data["gates_sha256"], data.get("statistics_sha256"), data.get("flow_sha256")
-        return Manifest(config, dict(data["sites"]), adapters, *hashes, element_size)
+        return Manifest(config, dict(data["sites"]), adapters, *hashes, element_size, stamp)
     except AdapterFormatError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -196,8 +194,8 @@ def load_bundle(meteora: Meteora, folder: str | Path, manifest: Manifest) -> Non
     """Load a bundle's adapters and gates into a freshly attached model.
 
     Raises:
-        AdapterFormatError: the model's sites differ from the bundle's, or a file's hash does. Others as
-            `Meteora.load_adapter`.
+        AdapterFormatError: the model's sites differ from the bundle's, or a file's hash does, or another bundle took
+            its place meanwhile. Others as `Meteora.load_adapter`.
     """
     folder = Path(folder)
     _compare_sites(meteora, manifest, folder / MANIFEST)
@@ -234,6 +232,13 @@ def load_bundle(meteora: Meteora, folder: str | Path, manifest: Manifest) -> Non
         meteora.set_gates({name: rows[name] for name in names}, kind=kind)
     meteora.statistics = statistics
     meteora.set_flow_gate(flow)
+    if _stamp(folder / MANIFEST) != manifest.stamp:  # not everything has a hash in the manifest
+        raise AdapterFormatError(f"the bundle was replaced while it was read; read it again (file: {folder})")
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _sha256(path: Path) -> str:
