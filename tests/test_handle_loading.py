@@ -109,6 +109,19 @@ def test_what_stood_aside_for_a_reload_that_failed_is_back_for_all(model: PreTra
     assert by_default(meteora) == ["a"]
 
 
+def test_loads_take_no_lock_that_requests_take(loaded: Meteora) -> None:
+    def change() -> None:
+        loaded.load_adapter(adapter(loaded.model, 4, seed=8), "new")
+        loaded.reload_adapter("new", adapter(loaded.model, 4, seed=9))
+        loaded.unload_adapter("new")
+
+    loader = threading.Thread(target=change)
+    with loaded._context.lock:
+        loader.start()
+        loader.join(60)
+        assert not loader.is_alive()
+
+
 def test_a_signal_when_the_default_plan_has_just_been_let_go(loaded: Meteora) -> None:
     class Interrupted:
         def release(self) -> None:

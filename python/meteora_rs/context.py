@@ -211,12 +211,12 @@ class RoutingContext:
         self.graph_routes = GraphRoutes(route_width(registry.slots), self._add_place)
         self._places: tuple[int, ...] = ()
         self.lock = threading.RLock()
-        """Held while a plan takes its snapshot, and while gate rows change in place, which they do only if no request
-        runs: neither sees half of the other. No load ever takes it."""
+        """Held while a request's plan takes its snapshot, and while gate rows change in place, which they do only if no
+        request runs: neither sees half of the other. No load ever takes it."""
         self._options = (top_k, temperature)
         self.flow: FlowGate | None = None
         """Given to each new plan."""
-        self.default = Holder(self.plan([Auto()], None))
+        self.default = Holder(self._default_plan())
         self.var: ContextVar[Holder] = ContextVar("meteora_rs_plan", default=self.default)
 
     def current(self) -> Plan:
@@ -257,6 +257,15 @@ class RoutingContext:
         else:
             with self.lock:
                 native = self._registry.plan(parts, top_k, temperature, told)
+        return self._placed(native, trace)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _default_plan(self) -> Plan:
+        """The plan of `Auto()` on the snapshot published now. It needs no lock: who calls this has the handle's writer
+        lock, which whoever changes gate rows in place has too."""
+        return self._placed(self._registry.plan([to_native(Auto())], *self._options, None), None)
+
+    def _placed(self, native: _native.RoutePlan, trace: Trace | None) -> Plan:
         plan = Plan(native, trace, self.leases, self.flow)
         plan.place(self._places)
         return plan
@@ -289,11 +298,11 @@ class RoutingContext:
                     raise
 
     def refresh(self) -> None:
-        """Resolve the default `Auto()` against the snapshot published now."""
+        """Resolve the default `Auto()` against the snapshot published now; for who has the handle's writer lock."""
         try:
-            self.default.plan = self.plan([Auto()], None)
+            self.default.plan = self._default_plan()
         except BaseException:  # a signal: without this it would go on with what is gone, and hold its memory
-            self.default.plan = self.plan([Auto()], None)
+            self.default.plan = self._default_plan()
             raise
 
     @contextmanager
