@@ -255,9 +255,27 @@ def test_what_cannot_be_fitted_is_refused(data: dict[str, Any], options: dict[st
 def test_a_running_request_is_not_disturbed() -> None:
     meteora = attached()
     before = state(meteora)
-    with meteora.routing("first"), pytest.raises(AdapterInUseError):
+    with meteora.routing("first"), pytest.raises(AdapterInUseError, match="fit on a copy of the model"):
         fit(meteora)
     assert same(state(meteora), before)
+
+
+def test_beside_requests_a_copy_is_fitted() -> None:
+    copy, meteora = attached(), attached()
+    fit(copy, passes=1)
+    with meteora.routing(Auto(only=["first", "second"])):
+        meteora.set_gates(copy.gate_rows())
+    assert [record.gate for record in meteora.adapters()] == ["fitted", "fitted"] and meteora.base_is_class
+    gates_close(meteora, copy)
+
+
+def test_of_two_fits_one_is_refused() -> None:
+    meteora = attached()
+    with meteora._fitting, pytest.raises(AdapterInUseError, match="another fit_gates"):
+        meteora.fit_gates(texts(0), tokenizer=Numbers())
+    with pytest.raises(AdapterNotFoundError):  # and it says so when it has failed
+        meteora.fit_gates({**texts(0), "third": ["3 4"]}, tokenizer=Numbers())
+    assert not meteora._fitting.locked()
 
 
 def test_an_unknown_name_is_refused() -> None:

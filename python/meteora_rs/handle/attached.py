@@ -42,6 +42,7 @@ class Attached:
         self._context: RoutingContext = patch.context
         # Whoever publishes holds it for that moment; what is long (parsing, writing) comes before. No request takes it.
         self._writer: threading.Lock
+        self._fitting: threading.Lock
         self._loaders: ThreadPoolExecutor
         self._admitting: ThreadPoolExecutor
         make_threads(self)

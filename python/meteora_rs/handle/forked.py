@@ -18,12 +18,12 @@ _handles: weakref.WeakSet[Attached] = weakref.WeakSet()
 
 
 def make_threads(meteora: Attached) -> None:
-    """Give a handle its writers' lock and its loaders, and again in each child that is forked.
+    """Give a handle its locks and its loaders, and again in each child that is forked.
 
     A child has the adapters that were live at the fork, and what either process changes, it changes for itself. That
     holds where no load, reload or change of gates runs at the moment of the fork.
     """
-    meteora._writer = threading.Lock()
+    meteora._writer, meteora._fitting = threading.Lock(), threading.Lock()
     meteora._loaders = ThreadPoolExecutor(LOADERS, thread_name_prefix="meteora-load")
     # The first of a queue alone works; of their own, because a load that waits for room keeps a loader.
     meteora._admitting = ThreadPoolExecutor(1, thread_name_prefix="meteora-admit")

@@ -84,22 +84,35 @@ class Gating(Attached):
         """
         with self._writer, self._context.lock, self._context.without_default():
             if self._registry.readers():
-                raise AdapterInUseError(f"{why}: close every routing() first")
+                raise AdapterInUseError(
+                    f"{why}: close every routing() first (stats().held), or fit on a copy of the model and bring its "
+                    "gate_rows() here with set_gates(), which disturbs no request"
+                )
 
     def fit_gates(self, data: Mapping[str, Iterable[str] | Iterable[tuple[str, str]]], **options: Any) -> FitReport:
         """Fit the gates of adapters on examples of their work, in closed form (see `meteora_rs.gates.fit`).
 
-        Where there is a host tier, they are brought to the device together, and pinned until it is done.
+        Where there is a host tier, they are brought to the device together, and kept there until it is done. Requests
+        that begin meanwhile follow gates that are tried; a service that never pauses fits on a copy of the model, and
+        brings what came of it here: `meteora.set_gates(copy.gate_rows())`.
 
         Args:
             data: for each adapter texts or (prompt, response) pairs; `"__base__"`: general text that no adapter
                 should touch.
             options: `base=None` for no class of the base's, `tokenizer`, `passes`, `refine`, `shrinkage`,
                 `temperature`, `memory_budget`, `seed`, `progress`; see `gates.fit.fit_gates`.
+
+        Raises:
+            AdapterInUseError: a request or another fit runs. Others as `gates.fit.fit_gates`.
         """
         from meteora_rs.gates.fit import fit_gates
 
         self._require_attached()
         texts: dict[str, Any] = {name: each if isinstance(each, str) else list(each) for name, each in data.items()}
-        with self._whole._kept_on_device(texts):
-            return fit_gates(self._whole, texts, **options)
+        if not self._fitting.acquire(blocking=False):
+            raise AdapterInUseError("another fit_gates tries gates on its way: wait for it to end")
+        try:
+            with self._whole._kept_on_device(texts):
+                return fit_gates(self._whole, texts, **options)
+        finally:
+            self._fitting.release()
