@@ -50,6 +50,24 @@ def pinned(meteora: Meteora) -> None:
     meteora.unload_adapter("math")
 
 
+def detached(meteora: Meteora) -> None:
+    meteora.detach()
+    meteora.load_adapter({}, "new")
+
+
+def ended(meteora: Meteora) -> None:
+    plan = meteora._context.plan(["math"], None)
+    with meteora._context.enter(plan, "routing"):
+        pass
+    with meteora._context.enter(plan, "routing"):
+        pass
+
+
+def no_gate(meteora: Meteora) -> None:
+    meteora.load_adapter(configured(meteora), "new", gate="none")
+    route(meteora, Auto(only=["new"]))
+
+
 EXAMPLES: list[tuple[str, str, Callable[[Meteora], object]]] = [
     ("MeteoraError", "the model is attached already; load more adapters", lambda m: meteora_rs.attach(m.model)),
     ("MeteoraError", "Linear has no nn.Linear under a decoder layer", lambda _: meteora_rs.attach(nn.Linear(2, 2))),
@@ -70,6 +88,15 @@ EXAMPLES: list[tuple[str, str, Callable[[Meteora], object]]] = [
         lambda m: m.load_adapter(configured(m), "new", gate={"lm_head": torch.zeros(64)}),
     ),
     (
+        "AdapterFormatError", "adapter 'new': no gate row for site 'model.layers.0.self_attn.o_proj' or its",
+        lambda m: m.load_adapter(configured(m), "new", gate={m.sites[0].path: torch.zeros(64)}),
+    ),
+    (
+        "AdapterFormatError", "gate of model.layers.0.self_attn.q_proj: a value that is not finite in float32",
+        lambda m: m.load_adapter(configured(m), "new", gate={m.sites[0].path: torch.full((64,), torch.inf)}),
+    ),
+    ("AdapterFormatError", "adapter 'math': gate rows are needed, not None", lambda m: m.set_gates({"math": None})),
+    (
         "AdapterUnsupportedError", 'adapter "new": PEFT option use_dora=true is not supported: DoRA rescales',
         lambda m: m.load_adapter(configured(m, use_dora=True), "new"),
     ),
@@ -78,6 +105,10 @@ EXAMPLES: list[tuple[str, str, Callable[[Meteora], object]]] = [
         lambda m: m.load_adapter(configured(m), "math"),
     ),
     ("AdapterInUseError", 'adapter "math" is in use: it is pinned', pinned),
+    (
+        "AdapterInUseError", 'adapter "math" is in use: another call is loading or reloading it; wait for',
+        lambda m: (m._registry.reserve_gates(["math"], False), m.unload_adapter("math")),
+    ),
     (
         "AdapterInUseError",
         'adapter "math" is in use: running requests hold its gate rows; new ones take a slot of their own '
@@ -117,15 +148,27 @@ EXAMPLES: list[tuple[str, str, Callable[[Meteora], object]]] = [
     ),
     ("RouteError", "'@tenant' is a group, and a route is one adapter", lambda m: route(m, "@tenant")),
     ("ValueError", "wait must be 0 or more seconds, or None, not -1", lambda m: m.unload_adapter("math", wait=-1)),
+    ("MeteoraError", "there is no host tier: attach with MeteoraConfig(host_bytes", lambda m: m.prefetch(["math"])),
+    ("MeteoraError", "a Meteora can't be copied: attach() to the copy of the model", copy.deepcopy),
+    ("MeteoraError", "this Meteora has been detached from its model; attach() again", detached),
+    ("MeteoraError", "the request has ended, or its adapters are being changed", ended),
     ("MeteoraError", "a routing() block is entered once; call routing() again", entered_twice),
     (
         "CapacityError", 'adapter "new" does not fit: needs 72 rank rows, free 40 of 64 (largest run ',
         lambda m: m.load_adapter(adapter(m.model, 65), "new"),
     ),
+    ("RouteError", "there are no routes; give one, or one for each row", lambda m: route(m, [])),
+    (
+        "RouteError", 'row 0: adapter "prod" is twice in the mix',
+        lambda m: (m.set_alias("prod", "math"), route(m, meteora_rs.Mix({"math": 1, "prod": 1}))),
+    ),
+    ("RouteError", 'adapter "new" has no gate (gate="none"), so Auto can\'t choose it', no_gate),
     ("RouteError", "2 routes for a batch of 3 rows", lambda m: route(m, ["math", "law"])),
     ("RouteError", "only is empty: it allows no adapter", lambda _: Auto(only=[])),
     ("RouteError", "the weight of 'math' must be finite and not negative", lambda _: meteora_rs.Mix({"math": -1})),
     ("ValueError", "max_adapters must be 1 to 4096", lambda _: MeteoraConfig(max_adapters=0)),
+    ("ValueError", "kind must be one of tensors, fitted, examples, not 'x'", lambda m: m.set_gates({}, kind="x")),
+    ("ValueError", "interval must be above 0 seconds, not 0", lambda m: m.watch(".", interval=0)),
     ("ValueError", 'gate must be "arrow", "none"', lambda m: m.load_adapter(configured(m), "new", gate="x")),
     ("FileNotFoundError", "no such adapter folder: ./nowhere", lambda m: m.load_adapter("./nowhere", "new")),
     ("FileNotFoundError", "no such adapter folder: a/b", lambda m: m.load_adapter(Path("a/b"), "new")),

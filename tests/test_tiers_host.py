@@ -62,6 +62,12 @@ def test_what_has_come_back_is_not_read_again(model: PreTrainedModel, tmp_path: 
         assert meteora.tiers.native.hosts(name)
 
 
+def test_what_has_left_the_host_is_asked_for_again(tiered: Meteora) -> None:
+    assert tiered.tiers is not None
+    with pytest.raises(AdapterInUseError, match="left the host's memory while it was waited for; try again"):
+        tiered.tiers.native.make_room(["gone"], [], [site.kernel for site in tiered.sites])
+
+
 def test_what_is_registered_no_more_is_not_found(tiered: Meteora) -> None:
     tiers = tiered.tiers
     assert tiers is not None
