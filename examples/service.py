@@ -27,7 +27,7 @@ async def answer(meteora: Meteora, tokenizer: Any, asked: dict[str, Any]) -> Any
             if isinstance(route, list) or route.startswith("@"):
                 chosen = Auto(only=route)
             inputs = tokenizer(prompt, return_tensors="pt")
-            with meteora.routing(chosen):  # holds what it may use, whatever is loaded meanwhile; the thread follows it
+            async with meteora.routing(chosen):  # holds what it may use, whatever is loaded; the thread follows it
                 output = await asyncio.to_thread(meteora.model.generate, **inputs, max_new_tokens=32)
             return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         case {"load": folder, "name": name}:
