@@ -220,6 +220,8 @@ impl Drop for Block {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicPtr;
+
     use super::*;
 
     #[test]
@@ -302,15 +304,18 @@ mod tests {
 
     #[test]
     fn the_lock_is_gone_before_the_memory() {
-        struct Reads(usize);
+        struct Reads(AtomicPtr<u8>);
         impl Drop for Reads {
             fn drop(&mut self) {
                 // SAFETY: the arena's first byte, until it is unmapped.
-                assert_eq!(unsafe { *(self.0 as *const u8) }, 0);
+                assert_eq!(unsafe { **self.0.get_mut() }, 0);
             }
         }
         let arena = Arena::new(BLOCK_ALIGN).unwrap();
-        arena.page_lock(|address, _| Ok(Box::new(Reads(address))));
+        arena.page_lock(|address, _| {
+            assert_eq!(address, arena.base.addr());
+            Ok(Box::new(Reads(arena.base.into()))) // which may be followed there, as an address may not
+        });
         drop(arena);
     }
 
