@@ -1,4 +1,4 @@
-"""Errors tell a tenant of no adapter that its routes can't reach."""
+"""Errors and traces tell a tenant of no adapter that its routes can't reach."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from meteora_rs import Auto, Meteora, Mix
 from meteora_rs.errors import AdapterNotFoundError, MeteoraError
+from tiny import logits, prompt
 
 
 def told(meteora: Meteora, route: Any) -> str:
@@ -37,6 +38,15 @@ def test_inside_a_block_its_reach_is_all_that_is_told_of(loaded: Meteora, outer:
     with loaded.routing(outer):
         text = told(loaded, inner)
     assert text in ('no adapter named "mine"; loaded: math', 'no adapter named "mine"; loaded: none')
+
+
+@pytest.mark.parametrize("route", [Auto(only=["math"]), "math", Mix({"math": 1.0}), Auto(only="@tenant")])
+def test_a_trace_lists_its_reach_only(loaded: Meteora, route: Any) -> None:
+    loaded.set_group("tenant", ["math"])
+    with loaded.routing(route), loaded.trace() as trace:
+        logits(loaded.model, prompt())
+    assert trace.adapters == list(trace.names.values()) == ["math"]
+    assert set(trace.summary()) == {"math", "__base__"}
 
 
 def test_the_base_knows_nobody(loaded: Meteora) -> None:

@@ -41,7 +41,8 @@ class Trace:
     Attributes:
         records: one `TraceRecord` for each linear of each forward pass, in order.
         sites: the sites' paths; `TraceRecord.site` indexes them.
-        names: slot → adapter, in the snapshot seen last; an adapter's slot may change while the block is open.
+        names: slot → adapter, of those that the request seen last could reach, and of no others; an adapter's slot may
+            change while the block is open.
     """
 
     def __init__(self, sites: Sequence[str]) -> None:
@@ -75,7 +76,8 @@ class Trace:
 
     @property
     def adapters(self) -> list[str]:
-        """The adapters of the traced snapshots, those of one in slot order; the last axis of `token_weights`."""
+        """The adapters that the traced requests could reach, those of one in slot order; the last axis of
+        `token_weights`. Others that are live are not told of: they may be somebody else's."""
         return list(dict.fromkeys(names[slot] for names in self._names for slot in sorted(names)))
 
     def token_weights(self, row: int = 0) -> Floats:

@@ -61,8 +61,8 @@ impl RoutePlan {
                 None => error,
             })
         })?;
-        let names = snapshot
-            .entries()
+        let reached = made.held.entries().iter();
+        let names = reached
             .map(|entry| (entry.slot(), entry.name().to_owned()))
             .collect();
         let rank_rows = made.held.entries().iter().map(|entry| entry.info().rank).sum();
@@ -157,7 +157,7 @@ impl RoutePlan {
         PyBytes::new(py, &int_bytes(&self.records))
     }
 
-    /// The adapters of the snapshot, by slot.
+    /// The adapters that the request can reach, by slot; said also when nobody holds them any more.
     fn names(&self) -> Vec<(usize, String)> {
         self.names.clone()
     }
