@@ -122,15 +122,15 @@ soak: env ## everything at once on a tiny model, every answer checked (SOAK_SECO
 	$(call step,Soaking for $(SOAK_SECONDS) s, then 10$(comma)000 loads and unloads)
 	@cd tests && SOAK_SECONDS=$(SOAK_SECONDS) $(CURDIR)/$(PY) -m soak
 
-loom: $(VENV)/.stamp-requirements ## the registry under every order of events of two threads
+loom: $(VENV)/.stamp-requirements ## the registry under every order of events of two threads, and three with few preemptions
 	$(call step,Loom)
-	@RUSTFLAGS='--cfg loom' LOOM_MAX_PREEMPTIONS=3 cargo test --release --package meteora-core --test loom \
+	@RUSTFLAGS='--cfg loom' cargo test --release --package meteora-core --test loom \
 	  --target-dir target/loom
 
-tsan: $(VENV)/.stamp-requirements ## the registry's threads under ThreadSanitizer (needs nightly with rust-src)
+tsan: $(VENV)/.stamp-requirements ## the threads of registry, tiers and kernels under ThreadSanitizer (needs nightly with rust-src)
 	$(call step,ThreadSanitizer)
 	@RUSTFLAGS='-Zsanitizer=thread' cargo +nightly test -Zbuild-std --target $(HOST) --target-dir target/tsan \
-	  --package meteora-core --test registry --test kernel_grid
+	  --package meteora-core --lib --test registry --test tiers --test kernel_grid
 
 asan: $(VENV)/.stamp-requirements ## the kernels and parsers under AddressSanitizer (needs nightly)
 	$(call step,AddressSanitizer)
