@@ -20,6 +20,16 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.gpu import end_to_end, kernels, peers, sites  # noqa: E402
 
+RUN = ROOT / "benchmarks/gpu/run.sh"
+# In Python's place: a card is there, the tests on it fail, the kernels' timings hang after their first row.
+STAND_IN = """#!/bin/bash
+case "$*" in
+  "-c "* | *doctor*) ;;
+  *test_cuda_device*) echo "1 failed"; exit 1 ;;
+  *gpu.kernels*) echo '{{"rows": [1]}}' > "${{@: -1}}"; sleep 60 ;;
+  *) exec {python} "$@" ;;
+esac
+"""
 TRITON_ON_A_CPU = """
 import sys; sys.path[:0] = [{root!r}]
 import torch
@@ -68,8 +78,31 @@ def test_the_models_script_runs(small: None, tmp_path: Path) -> None:
     end_to_end.main(tmp_path / "out.json")
     (found,) = json.loads((tmp_path / "out.json").read_text()).values()
     ratios: dict[str, Any] = found["routed"]
-    assert set(ratios) == {"decode 1", "decode 2", "prefill 8"}
+    assert set(ratios) == {"decode 1", "decode 2", "prefill 8", "prefill 8, not captured"}
     assert set(found["steps_us"]) == {"p50", "p99", "p50 with loads", "p99 with loads"}
+
+
+def test_one_call_leaves_one_result_whatever_fails(tmp_path: Path) -> None:
+    stand_in, out = tmp_path / "python", tmp_path / "new" / "out.json"
+    stand_in.write_text(STAND_IN.format(python=sys.executable))
+    stand_in.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(stand_in), "PATH": "/usr/bin:/bin", "LIMIT": "5"}
+    done = subprocess.run([RUN, out], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    found = json.loads(out.read_text())
+    statuses = {name: step["status"] for name, step in found["steps"].items()}
+    assert statuses == {"doctor": "0", "grid": "1", "memcheck": "missing", "racecheck": "missing",
+                        "synccheck": "missing", "kernels": "124", "end_to_end": "no time left"}  # fmt: skip
+    assert found["steps"]["grid"]["last"] == ["1 failed"]
+    assert found["timings"] == {"kernels": {"rows": [1]}}
+    assert found["versions"]["torch"] == torch.__version__.split("+")[0] and found["versions"]["punica"] == "missing"
+
+
+def test_without_a_card_nothing_is_measured(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([RUN, tmp_path / "out.json"], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, list(tmp_path.iterdir())) == (1, [])
+    assert done.stdout == "No CUDA device: nothing to measure.\n"
 
 
 @pytest.mark.parametrize("name", [name for name in peers.PEERS if name != "triton"])
