@@ -42,6 +42,18 @@ ours = site.call(base, x, 2)
 torch.testing.assert_close(peers.triton(site, weights, base, x, 2), ours, rtol=2e-2, atol=2e-2)
 """
 
+TRITON_FOR_A_CARD = """
+import sys; sys.path[:0] = [{root!r}]
+import triton
+from triton.backends.compiler import GPUTarget
+from benchmarks.gpu.triton_peer import INPUTS, OUTPUTS, expand, shrink
+TYPES = {{"x": "*bf16", "a": "*bf16", "y": "*bf16", "b": "*bf16", "u": "*fp32", "weights": "*fp32", "slots": "*i64"}}
+for kernel, constants in ((shrink, {{"RANK": 8, "INPUTS": INPUTS}}), (expand, {{"RANK": 8, "OUTPUTS": OUTPUTS}})):
+    types = {{name: "constexpr" if name in constants else TYPES.get(name, "i32") for name in kernel.arg_names}}
+    source = triton.compiler.ASTSource(kernel, signature=types, constexprs=constants)
+    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+"""
+
 
 def at_once(work: Callable[[], object], calls: int) -> tuple[float, float]:
     work()
@@ -113,10 +125,11 @@ def test_a_peer_computes_what_the_op_computes(small: None, name: str) -> None:
     torch.testing.assert_close(theirs, site.call(base, x, 2), rtol=2e-2, atol=2e-2)
 
 
-def test_so_does_the_one_in_triton() -> None:
+@pytest.mark.parametrize(("code", "interpreted"), [(TRITON_ON_A_CPU, "1"), (TRITON_FOR_A_CARD, "0")])
+def test_so_does_the_one_in_triton_which_compiles_for_a_card(code: str, interpreted: str, tmp_path: Path) -> None:
     pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    code = TRITON_ON_A_CPU.format(root=str(ROOT))
+    environment = {**os.environ, "TRITON_INTERPRET": interpreted, "TRITON_CACHE_DIR": str(tmp_path)}
+    code = code.format(root=str(ROOT))
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -50,11 +50,11 @@ def step(model: LlamaForCausalLM, batch: int) -> Callable[[], object]:
     def work() -> object:
         for layer in cache.layers:  # which counts each replay: a microsecond each, attached or not
             layer.cumulative_length.fill_(CONTEXT // 2)
-        return model(ids, position_ids=position, **{CACHE: cache}).logits
+        logits = model(ids, position_ids=position, **{CACHE: cache}).logits
+        assert all(layer.is_initialized for layer in cache.layers)  # else the model has read another cache, or none
+        return logits
 
-    replay = captured(work)
-    assert all(layer.is_initialized for layer in cache.layers)  # else the steps have read no context
-    return replay
+    return captured(work)
 
 
 def measure(model: LlamaForCausalLM) -> dict[str, float]:
