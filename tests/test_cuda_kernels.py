@@ -240,6 +240,20 @@ def test_large_ranks(form: str, rank: int) -> None:
     hold(case, run(case, form))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_beyond_four_gigabytes(form: str) -> None:
+    """Of a pool that takes memory only where it is written; 32 bits would end at page 2,048."""
+    d_in, pages = 1 << 17, 2200
+    near = make_case([3], [auto_record([0], 1)], [0], shape=(2,), d_in=d_in, d_out=8, x_dtype=torch.bfloat16,
+                     dtypes=[torch.bfloat16])  # fmt: skip
+    far = replace(near, table=near.table.clone(), lora_A=torch.empty(pages * len(near.lora_A), dtype=torch.uint8),
+                  lora_B_packed=torch.empty(pages * len(near.lora_B_packed), dtype=torch.uint8))  # fmt: skip
+    far.table[0, 0] = pages - 1
+    far.lora_A[-len(near.lora_A) :] = near.lora_A  # its one page
+    far.lora_B_packed[-len(near.lora_B_packed) :] = near.lora_B_packed
+    assert equal(run(far, form).y[0], run(near, form).y[0])
+
+
 def options(rows: int, routes: int, top_k: int, temperature: float) -> Tensor:
     return torch.tensor([rows, routes, top_k, float_bits(temperature)], dtype=torch.int32)
 
