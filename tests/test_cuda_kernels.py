@@ -111,6 +111,17 @@ def test_a_token_does_not_see_its_batch(dtype: torch.dtype) -> None:
                 assert equal(run(alone, form, blocks=blocks).y[0], outputs[form][row, 1:2])
 
 
+@pytest.mark.parametrize("d_in", [133, 9000, 20_488])
+def test_how_many_threads_share_a_row_changes_no_bit(d_in: int) -> None:
+    """Rows of one segment, of three, and of more than there are groups."""
+    case = make_case([3, 0, 2], *records(3), shape=(7, 1), d_in=d_in, d_out=8, x_dtype=torch.bfloat16)
+    outcome = run(case, "gather")
+    hold(case, outcome)
+    assert equal(run(case, "dense").y[0], outcome.y[0])
+    for groups in (2, 3, 4):
+        assert equal(run(case, "gather", groups=groups, seed=groups).y[0], outcome.y[0])
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_input_and_output_may_differ_in_type(form: str) -> None:
     for x_dtype in DTYPES:
