@@ -8,8 +8,8 @@
 // dominates is memory.
 //
 //   decode, gather form (three launches)            grid                                          dynamic shared bytes
-//     decode_logits             block 128           (slots, ceil(T / 4), slices)                  0
-//     decode_shrink             block 128           (S, T, slices), any S >= 1                    CHOOSE
+//     decode_logits             block 128 G         (slots, ceil(T / 4), slices)                  0
+//     decode_shrink             block 128 G         (S, T, slices), any S >= 1                    CHOOSE
 //     decode_expand             block 128           (ceil(widest out / 256), T, slices)           0
 //   decode, dense form (two launches; reads every adapter's A, waits once less)
 //     decode_dense              block 128           (4 * slots, ceil(T / 4), slices)              0
@@ -21,6 +21,7 @@
 //     prefill_shrink            block 128           (any G >= 1, 1, slices); G about 4 per SM     SHRINK
 //     prefill_expand            block 128           (ceil(widest out / 32), ceil(T / 64), slices) 0
 //
+// G, the groups of 128 threads that share a row, is 1 to METEORA_DOT_GROUPS and changes no bit.
 // CHOOSE, SCATTER, SHRINK are the METEORA_*_BYTES below; above 48 KiB the launcher raises the function's
 // limit (CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES). Launches of one call go to one stream in this order.
 // From sm_90 on, every launch but the first of a call may carry programmatic stream serialisation; kernels wait
@@ -48,7 +49,7 @@ typedef unsigned long long uint64_t;
 #include <stdint.h>
 #endif
 
-#define METEORA_ABI_VERSION 4
+#define METEORA_ABI_VERSION 5
 
 #define METEORA_MAX_SLICES 4   // q, k, v; gate, up
 #define METEORA_MAX_SLOTS 4098 // 4,096 adapters, and two for the base as a class
@@ -58,10 +59,16 @@ typedef unsigned long long uint64_t;
 #define METEORA_SCATTER_BYTES(slots) (8 * (slots) + 1024)
 #define METEORA_SHRINK_BYTES 49152
 
+// The order of summation of the decode path's dot products, see cuda/common/dots.cuh: a group of 128 threads takes
+// segments of so many elements, and so many groups take them in turn.
+#define METEORA_DOT_SEGMENT 4096
+#define METEORA_DOT_GROUPS 4
+
 // Which form to take, by the predictions of cuda/PREDICTED.md; nothing was measured.
 // Up to this many tokens: decode; more: prefill.
 #define METEORA_DECODE_TOKENS 64
-// Decode, dense form: up to this many tokens, and rank rows of all adapters that the routes admit, of all slices.
+// Decode, dense form: up to this many tokens, and rank rows of all adapters that the routes admit, of all slices; for
+// rows of one segment, since wider ones gain more by a large block, which this form lacks.
 #define METEORA_DENSE_TOKENS 4
 #define METEORA_DENSE_ROWS 256
 

@@ -93,6 +93,7 @@ def run(
     leaders: Sequence[int] | None = None,
     places: int | None = None,
     blocks: int = 3,
+    groups: int = 1,
     seed: int = 0,
     part: tuple[int, int] | None = None,
     options: Tensor | None = None,
@@ -100,7 +101,8 @@ def run(
     """The call in one of FORMS; several cases are the slices of one site, whose x is the first one's.
 
     leaders: for each slice, the one whose gate it uses; itself by default. places: the most adapters of a token;
-    all slots by default. blocks: how many share the rows of the shrink. seed: an order of threads and blocks.
+    all slots by default. blocks: how many share the rows of the shrink. groups: how many of 128 threads share a row in
+    the gather form. seed: an order of threads and blocks.
     part: the tokens (first, end) of x that the call computes. options: as in cuda/abi.h.
     """
     cases = [case] if isinstance(case, OpCase) else list(case)
@@ -139,12 +141,12 @@ def run(
                                    y.shape[1], index if leaders is None else leaders[index])  # fmt: skip
     library().meteora_emulator_seed(seed)
     if tokens:
-        for launch_arguments in launches(form, call, blocks):
+        for launch_arguments in launches(form, call, blocks, groups):
             launch(*launch_arguments)
     return Outcome([y[begin:end] for y in ys], space["chosen_count"], space["chosen_slots"], space["chosen_weights"])
 
 
-def launches(form: str, call: Call, blocks: int) -> list[tuple[str, Call, tuple[int, int, int], int, int]]:
+def launches(form: str, call: Call, blocks: int, groups: int) -> list[tuple[str, Call, tuple[int, int, int], int, int]]:
     """A form's launches as cuda/abi.h lists them."""
     t, n, slots = call.tokens, call.n_slices, call.slots
     widest = max(call.slices[i].out_features for i in range(n))
@@ -154,8 +156,8 @@ def launches(form: str, call: Call, blocks: int) -> list[tuple[str, Call, tuple[
         return -(-size // by)
 
     if form == "gather":
-        return [("decode_logits", call, (slots, up(t, 4), n), 128, 0),
-                ("decode_shrink", call, (blocks, t, n), 128, choose),
+        return [("decode_logits", call, (slots, up(t, 4), n), 128 * groups, 0),
+                ("decode_shrink", call, (blocks, t, n), 128 * groups, choose),
                 ("decode_expand", call, (up(widest, 256), t, n), 128, 0)]  # fmt: skip
     if form == "dense":
         return [("decode_dense", call, (4 * slots, up(t, 4), n), 128, 0),

@@ -20,6 +20,16 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.gpu import end_to_end, kernels, peers, sites  # noqa: E402
 
+RUN = ROOT / "benchmarks/gpu/run.sh"
+# In Python's place: a card is there, the tests on it fail, the kernels' timings hang after their first row.
+STAND_IN = """#!/bin/bash
+case "$*" in
+  "-c "* | *doctor*) ;;
+  *test_cuda_device*) echo "1 failed"; exit 1 ;;
+  *gpu.kernels*) echo '{{"rows": [1]}}' > "${{@: -1}}"; sleep 60 ;;
+  *) exec {python} "$@" ;;
+esac
+"""
 TRITON_ON_A_CPU = """
 import sys; sys.path[:0] = [{root!r}]
 import torch
@@ -30,6 +40,18 @@ x, base = torch.randn(2, 260).bfloat16(), torch.randn(2, 20).bfloat16()
 weights = peers.stacked(site, 260, 20)
 ours = site.call(base, x, 2)
 torch.testing.assert_close(peers.triton(site, weights, base, x, 2), ours, rtol=2e-2, atol=2e-2)
+"""
+
+TRITON_FOR_A_CARD = """
+import sys; sys.path[:0] = [{root!r}]
+import triton
+from triton.backends.compiler import GPUTarget
+from benchmarks.gpu.triton_peer import INPUTS, OUTPUTS, expand, shrink
+TYPES = {{"x": "*bf16", "a": "*bf16", "y": "*bf16", "b": "*bf16", "u": "*fp32", "weights": "*fp32", "slots": "*i64"}}
+for kernel, constants in ((shrink, {{"RANK": 8, "INPUTS": INPUTS}}), (expand, {{"RANK": 8, "OUTPUTS": OUTPUTS}})):
+    types = {{name: "constexpr" if name in constants else TYPES.get(name, "i32") for name in kernel.arg_names}}
+    source = triton.compiler.ASTSource(kernel, signature=types, constexprs=constants)
+    assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
 """
 
 
@@ -68,8 +90,31 @@ def test_the_models_script_runs(small: None, tmp_path: Path) -> None:
     end_to_end.main(tmp_path / "out.json")
     (found,) = json.loads((tmp_path / "out.json").read_text()).values()
     ratios: dict[str, Any] = found["routed"]
-    assert set(ratios) == {"decode 1", "decode 2", "prefill 8"}
+    assert set(ratios) == {"decode 1", "decode 2", "prefill 8", "prefill 8, not captured"}
     assert set(found["steps_us"]) == {"p50", "p99", "p50 with loads", "p99 with loads"}
+
+
+def test_one_call_leaves_one_result_whatever_fails(tmp_path: Path) -> None:
+    stand_in, out = tmp_path / "python", tmp_path / "new" / "out.json"
+    stand_in.write_text(STAND_IN.format(python=sys.executable))
+    stand_in.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(stand_in), "PATH": "/usr/bin:/bin", "LIMIT": "5"}
+    done = subprocess.run([RUN, out], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    found = json.loads(out.read_text())
+    statuses = {name: step["status"] for name, step in found["steps"].items()}
+    assert statuses == {"doctor": "0", "grid": "1", "memcheck": "missing", "racecheck": "missing",
+                        "synccheck": "missing", "kernels": "124", "end_to_end": "no time left"}  # fmt: skip
+    assert found["steps"]["grid"]["last"] == ["1 failed"]
+    assert found["timings"] == {"kernels": {"rows": [1]}}
+    assert found["versions"]["torch"] == torch.__version__.split("+")[0] and found["versions"]["punica"] == "missing"
+
+
+def test_without_a_card_nothing_is_measured(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([RUN, tmp_path / "out.json"], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, list(tmp_path.iterdir())) == (1, [])
+    assert done.stdout == "No CUDA device: nothing to measure.\n"
 
 
 @pytest.mark.parametrize("name", [name for name in peers.PEERS if name != "triton"])
@@ -80,10 +125,11 @@ def test_a_peer_computes_what_the_op_computes(small: None, name: str) -> None:
     torch.testing.assert_close(theirs, site.call(base, x, 2), rtol=2e-2, atol=2e-2)
 
 
-def test_so_does_the_one_in_triton() -> None:
+@pytest.mark.parametrize(("code", "interpreted"), [(TRITON_ON_A_CPU, "1"), (TRITON_FOR_A_CARD, "0")])
+def test_so_does_the_one_in_triton_which_compiles_for_a_card(code: str, interpreted: str, tmp_path: Path) -> None:
     pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    code = TRITON_ON_A_CPU.format(root=str(ROOT))
+    environment = {**os.environ, "TRITON_INTERPRET": interpreted, "TRITON_CACHE_DIR": str(tmp_path)}
+    code = code.format(root=str(ROOT))
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from cuda_call import library
-from meteora_rs import Meteora
+from meteora_rs import Meteora, _native
 from tiny import adapter, equal
 from torch import Tensor
 
@@ -117,3 +117,12 @@ def test_a_card_before_sm_90_starts_none_early_and_has_its_own_limits(emulator: 
     environment = {**os.environ, "METEORA_LIBCUDA": library()._name, "METEORA_EMULATOR_CAPABILITY": "86"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr
+
+
+def test_nothing_of_cuda_is_linked_and_importing_looks_for_no_driver() -> None:
+    needed = subprocess.run(["readelf", "-d", _native.__file__], capture_output=True, text=True, check=True).stdout
+    assert "NEEDED" in needed
+    assert not [line for line in needed.splitlines() if "NEEDED" in line and ("cuda" in line or "torch" in line)]
+    code = "import meteora_rs, pathlib; print('libcuda.so' in pathlib.Path('/proc/self/maps').read_text())"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("False\n", "")

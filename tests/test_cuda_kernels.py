@@ -111,6 +111,17 @@ def test_a_token_does_not_see_its_batch(dtype: torch.dtype) -> None:
                 assert equal(run(alone, form, blocks=blocks).y[0], outputs[form][row, 1:2])
 
 
+@pytest.mark.parametrize("d_in", [133, 9000, 20_488])
+def test_how_many_threads_share_a_row_changes_no_bit(d_in: int) -> None:
+    """Rows of one segment, of three, and of more than there are groups."""
+    case = make_case([3, 0, 2], *records(3), shape=(7, 1), d_in=d_in, d_out=8, x_dtype=torch.bfloat16)
+    outcome = run(case, "gather")
+    hold(case, outcome)
+    assert equal(run(case, "dense").y[0], outcome.y[0])
+    for groups in (2, 3, 4):
+        assert equal(run(case, "gather", groups=groups, seed=groups).y[0], outcome.y[0])
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_input_and_output_may_differ_in_type(form: str) -> None:
     for x_dtype in DTYPES:
@@ -238,6 +249,20 @@ def test_large_ranks(form: str, rank: int) -> None:
     case = make_case([rank, 8, rank], [auto_record(range(3), 3)], [0], shape=(9,), d_in=72, d_out=40, x_dtype=dtype,
                      dtypes=[dtype])  # fmt: skip
     hold(case, run(case, form))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_beyond_four_gigabytes(form: str) -> None:
+    """Of a pool that takes memory only where it is written; 32 bits would end at page 2,048."""
+    d_in, pages = 1 << 17, 2200
+    near = make_case([3], [auto_record([0], 1)], [0], shape=(2,), d_in=d_in, d_out=8, x_dtype=torch.bfloat16,
+                     dtypes=[torch.bfloat16])  # fmt: skip
+    far = replace(near, table=near.table.clone(), lora_A=torch.empty(pages * len(near.lora_A), dtype=torch.uint8),
+                  lora_B_packed=torch.empty(pages * len(near.lora_B_packed), dtype=torch.uint8))  # fmt: skip
+    far.table[0, 0] = pages - 1
+    far.lora_A[-len(near.lora_A) :] = near.lora_A  # its one page
+    far.lora_B_packed[-len(near.lora_B_packed) :] = near.lora_B_packed
+    assert equal(run(far, form).y[0], run(near, form).y[0])
 
 
 def options(rows: int, routes: int, top_k: int, temperature: float) -> Tensor:

@@ -11,8 +11,17 @@ from pathlib import Path
 import torch
 from meteora_rs import _native
 
-STEPS = ("grid", "memcheck", "racecheck", "synccheck", "kernels", "end_to_end")
-LAST_LINES = 5
+STEPS = ("doctor", "grid", "memcheck", "racecheck", "synccheck", "kernels", "end_to_end")
+PACKAGES = ("meteora-rs", "torch", "transformers", "triton", "vllm", "punica")
+LAST_LINES = 40
+
+
+def version(package: str) -> str:
+    """The installed one."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing"
 
 
 def collect(folder: Path) -> dict[str, object]:
@@ -24,12 +33,10 @@ def collect(folder: Path) -> dict[str, object]:
         steps[name] = {"status": status.read_text().strip() if status.exists() else "not run",
                        "last": lines[-LAST_LINES:]}  # fmt: skip
     timings = {p.stem: json.loads(p.read_text()) for p in sorted(folder.glob("*.json"))}
-    packages = ("meteora-rs", "torch", "transformers", "triton", "vllm", "punica")
-    installed = {d.metadata["Name"].lower() for d in metadata.distributions()}
     return {
-        "card": torch.cuda.get_device_name(),
+        "card": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "cuda": _native.cuda_report(),
-        "versions": {name: metadata.version(name) for name in packages if name in installed},
+        "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "steps": steps,
         "timings": timings,

@@ -7,7 +7,7 @@ find nothing to do: it follows whatever routes come later.
 
 from __future__ import annotations
 
-import json
+import inspect
 import statistics
 import sys
 import tempfile
@@ -24,7 +24,7 @@ from meteora_rs import Auto, Meteora, MeteoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
 from benchmarks.gpu import sites as state
-from benchmarks.gpu.timing import captured, replayed, times
+from benchmarks.gpu.timing import captured, keep, replayed, times
 from benchmarks.random_adapters import write_adapters
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -37,6 +37,8 @@ ADAPTERS, RANK = 28, 8
 BATCHES = (1, 4, 16, 64)
 CONTEXT, PREFILL = 256, 2048
 HOT_BATCH, HOT_SECONDS = 16, 8
+# What the model calls its cache: past_key_values before transformers 5.24.
+CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
 
 
 def step(model: LlamaForCausalLM, batch: int) -> Callable[[], object]:
@@ -48,7 +50,9 @@ def step(model: LlamaForCausalLM, batch: int) -> Callable[[], object]:
     def work() -> object:
         for layer in cache.layers:  # which counts each replay: a microsecond each, attached or not
             layer.cumulative_length.fill_(CONTEXT // 2)
-        return model(ids, cache=cache, position_ids=position).logits
+        logits = model(ids, position_ids=position, **{CACHE: cache}).logits
+        assert all(layer.is_initialized for layer in cache.layers)  # else the model has read another cache, or none
+        return logits
 
     return captured(work)
 
@@ -57,7 +61,12 @@ def measure(model: LlamaForCausalLM) -> dict[str, float]:
     """µs of each kind of pass, under the routes in force."""
     found = {f"decode {batch}": replayed(step(model, batch), 1)[0] for batch in BATCHES}
     ids = torch.zeros(1, PREFILL, dtype=torch.long, device=state.DEVICE)
-    found[f"prefill {PREFILL}"] = replayed(lambda: model(ids, use_cache=False).logits, 1)[0]
+
+    def prefill() -> object:
+        return model(ids, use_cache=False).logits
+
+    found[f"prefill {PREFILL}"] = replayed(captured(prefill), 1)[0]
+    found[f"prefill {PREFILL}, not captured"] = replayed(prefill, 1)[0]  # with what the host takes for launches
     return found
 
 
@@ -124,7 +133,7 @@ def main(out: Path) -> None:
             results[name]["steps_us"] = hot_steps(model, meteora, hot)
         meteora.detach()
         print(name, results[name], flush=True)
-        out.write_text(json.dumps(results))
+        keep(results, out)
 
 
 if __name__ == "__main__":

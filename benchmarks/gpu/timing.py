@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -13,6 +15,7 @@ REPLAYS = 20
 def captured(work: Callable[[], object]) -> Callable[[], object]:
     """The work in a graph, run once before."""
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())  # which may still be making what the work reads
     with torch.cuda.stream(stream):
         work()
     torch.cuda.synchronize()
@@ -45,3 +48,10 @@ def replayed(work: Callable[[], object], calls: int) -> tuple[float, float]:
 def in_graph(work: Callable[[], object], calls: int) -> tuple[float, float]:
     """The same for work that is captured first."""
     return replayed(captured(work), calls)
+
+
+def keep(found: object, out: Path) -> None:
+    """Write what was found until now, whole or not at all: a time limit may end the process at any moment."""
+    part = out.with_name(f"{out.name}.part")
+    part.write_text(json.dumps(found))
+    part.replace(out)

@@ -1,8 +1,9 @@
-"""Shrink and expand as one writes them in Triton: a program for each (token, place), and for each (token, columns)."""
+"""Shrink and expand as one writes them in Triton: a program for each (token, place), and for each (token, columns).
+
+Its compiler reads annotations as code, and knows no types but its own: the kernels' arguments have none.
+"""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
@@ -14,9 +15,7 @@ OUTPUTS = 256
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def shrink(
-    x: Any, a: Any, slots: Any, u: Any, d_in: Any, rank: Any, places: Any, RANK: tl.constexpr, INPUTS: tl.constexpr
-) -> None:
+def shrink(x, a, slots, u, d_in, rank, places, RANK: tl.constexpr, INPUTS: tl.constexpr):  # type: ignore[no-untyped-def]
     """u[t, k, :] = A[slots[t, k]] x[t]"""
     token, place = tl.program_id(0), tl.program_id(1)
     slot = tl.load(slots + token * places + place)
@@ -32,10 +31,7 @@ def shrink(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def expand(
-    y: Any, b: Any, slots: Any, weights: Any, u: Any, d_out: Any, rank: Any, places: Any,
-    RANK: tl.constexpr, OUTPUTS: tl.constexpr,
-) -> None:  # fmt: skip
+def expand(y, b, slots, weights, u, d_out, rank, places, RANK: tl.constexpr, OUTPUTS: tl.constexpr):  # type: ignore[no-untyped-def]
     """y[t, :] += sum over k of weights[t, k] B[slots[t, k]] u[t, k, :]"""
     token = tl.program_id(0)
     columns = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)

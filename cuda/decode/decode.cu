@@ -15,7 +15,7 @@
 constexpr int TOKENS = 4;
 
 // A leader's logits: block (slot, tokens).
-__device__ __forceinline__ void logits(const MeteoraCall &call, float (*room)[WARPS]) {
+__device__ __forceinline__ void logits(const MeteoraCall &call, float (*room)[PARTS]) {
     const int index = blockIdx.z;
     if (call.slices[index].leader != index)
         return;
@@ -38,7 +38,7 @@ __device__ __forceinline__ Choice chosen(const MeteoraCall &call, int index, int
 }
 
 // Chosen slots' products with A: block (share of the rows, token).
-__device__ __forceinline__ void shrink(const MeteoraCall &call, void *shared, float (*room)[WARPS]) {
+__device__ __forceinline__ void shrink(const MeteoraCall &call, void *shared, float (*room)[PARTS]) {
     const int index = blockIdx.z, token = blockIdx.y;
     const Choice choice = chosen(call, index, token, shared);
     int turn = 0;
@@ -53,7 +53,7 @@ __device__ __forceinline__ void shrink(const MeteoraCall &call, void *shared, fl
 }
 
 // Logits and every usable slot's product with A: block (slot and share of its rows, T tokens).
-template <int T> __device__ __forceinline__ void dense(const MeteoraCall &call, float (*room)[WARPS]) {
+template <int T> __device__ __forceinline__ void dense(const MeteoraCall &call, float (*room)[PARTS]) {
     const int index = blockIdx.z, slot = blockIdx.x / 4, share = blockIdx.x % 4;
     const int first = blockIdx.y * T, tokens = min(T, call.tokens - first);
     if (share == 0 && call.slices[index].leader == index)
@@ -84,17 +84,18 @@ __device__ __forceinline__ void choose_and_expand(const MeteoraCall &call, void 
     expand(call, index, token, *choice.count, choice.slots, choice.weights);
 }
 
-#define KERNEL(name) extern "C" __global__ void __launch_bounds__(128) name(const __grid_constant__ MeteoraCall call)
+#define KERNEL(name, threads)                                                                                          \
+    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ MeteoraCall call)
 
-KERNEL(decode_logits) {
-    __shared__ float room[TOKENS][WARPS];
+KERNEL(decode_logits, BLOCK * METEORA_DOT_GROUPS) {
+    __shared__ float room[TOKENS][PARTS];
     grid_dependency_launch();
     grid_dependency_wait();
     logits(call, room);
 }
 
-KERNEL(decode_dense) {
-    __shared__ float room[SHRINK_ROWS * TOKENS][WARPS];
+KERNEL(decode_dense, BLOCK) {
+    __shared__ float room[SHRINK_ROWS * TOKENS][PARTS];
     grid_dependency_launch();
     grid_dependency_wait();
     if (call.tokens == 1)
@@ -103,21 +104,21 @@ KERNEL(decode_dense) {
         dense<TOKENS>(call, room);
 }
 
-KERNEL(decode_shrink) {
+KERNEL(decode_shrink, BLOCK * METEORA_DOT_GROUPS) {
     DYNAMIC_SHARED(shared);
-    __shared__ float room[SHRINK_ROWS][WARPS];
+    __shared__ float room[SHRINK_ROWS][PARTS];
     grid_dependency_launch();
     grid_dependency_wait();
     shrink(call, shared, room);
 }
 
-KERNEL(decode_expand) {
+KERNEL(decode_expand, BLOCK) {
     grid_dependency_launch();
     grid_dependency_wait();
     expand_chosen(call);
 }
 
-KERNEL(decode_choose_expand) {
+KERNEL(decode_choose_expand, BLOCK) {
     DYNAMIC_SHARED(shared);
     grid_dependency_launch();
     grid_dependency_wait();

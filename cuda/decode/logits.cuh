@@ -9,7 +9,7 @@
 
 template <int R, int T>
 __device__ __forceinline__ void gate_logits(const MeteoraCall &call, int index, int first_slot, int first_token,
-                                            float (*room)[WARPS]) {
+                                            float (*room)[PARTS]) {
     const MeteoraSlice &slice = call.slices[index];
     const int slots = min(R, call.slots - first_slot), tokens = min(T, call.tokens - first_token);
     bool wanted = false;
@@ -29,7 +29,7 @@ __device__ __forceinline__ void gate_logits(const MeteoraCall &call, int index, 
 #pragma unroll
     for (int t = 0; t < T; t++)
         x[t] = input_of(call, first_token + min(t, tokens - 1));
-    dots<R, T>(w, F32::code, x, call.x_dtype, call.in_features, room, [&](int r, int t, float dot) {
+    dots<R, T, METEORA_DOT_GROUPS>(w, F32::code, x, call.x_dtype, call.in_features, room, [&](int r, int t, float dot) {
         if (r < slots && t < tokens) {
             const int slot = first_slot + r;
             const float unsigned_dot = sign_free(slice, slot) ? fabsf(dot) : dot;

@@ -3,8 +3,8 @@
 // Tiles of TILE_PAIRS pairs of one slot by all of its rank rows; blocks take tiles in turn. On tensor cores where x
 // and the adapter are of one 16-bit type and rows are whole 16-byte pieces: K comes in steps through STAGES stages of
 // shared memory, filled by cp.async, three under way while one is multiplied, for a tile waits for memory most of
-// its time; each warp multiplies a quarter of a step, and the four sums are added in order. Else as dot products,
-// with the bits of the decode path.
+// its time; each warp multiplies a quarter of a step, and the four sums are added in order. Else as dot products, in one
+// group: for four there are no registers.
 
 #pragma once
 
@@ -190,8 +190,8 @@ __device__ __forceinline__ void shrink_tile_by_dots(const MeteoraCall &call, int
 #pragma unroll
             for (int r = 0; r < DOT_ROWS; r++)
                 w[r] = adapter.row(call.slices[index].lora_a, call.in_features, first_row + min(r, rows - 1));
-            dots<DOT_ROWS, DOT_TOKENS>(w, adapter.dtype, x, call.x_dtype, call.in_features, room,
-                                       [&](int r, int t, float dot) {
+            dots<DOT_ROWS, DOT_TOKENS, 1>(w, adapter.dtype, x, call.x_dtype, call.in_features, room,
+                                          [&](int r, int t, float dot) {
                 if (r < rows && t < pairs)
                     u_of(call, index, tile.tokens[first_pair + t], adapter)[first_row + r] = dot;
             });

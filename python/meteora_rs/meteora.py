@@ -35,8 +35,10 @@ class Meteora(Awaiting, Gating, Training, Naming, Watching, Accounts):
         An adapter that is registered and not on the device is brought in first (see `register_adapter`); where that has
         to wait for others' requests, an event loop is held up unless the block is an `async with`.
 
-        A CUDA graph that was captured inside such a block follows the block that it is replayed in (on the stream that
-        is current at the entrance); outside of any it uses no adapter.
+        On a CUDA device the adapters are held until the streams that are current when the block ends have done their
+        work: join work on other streams before. A CUDA graph that was captured inside such a block follows the block
+        that it is replayed in (on the stream that is current at the entrance); outside of any it uses no adapter
+        (docs/gpu.md).
 
         Raises (when the block begins):
             MeteoraError: captured graphs read another thread's or task's open block.

@@ -4,7 +4,7 @@
 use crate::driver::Address;
 
 /// `METEORA_ABI_VERSION`.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 pub const MAX_SLICES: usize = 4;
 pub const MAX_SLOTS: usize = 4098;
 /// Up to this many tokens a call takes the decode path.
@@ -12,6 +12,9 @@ pub const DECODE_TOKENS: usize = 64;
 /// Up to this many tokens, and this many rank rows in the pools, the decode path takes its dense form.
 pub const DENSE_TOKENS: usize = 4;
 pub const DENSE_ROWS: usize = 256;
+/// Elements of a row that 128 threads take at a time, and how many such groups a row is shared by at most.
+pub const DOT_SEGMENT: usize = 4096;
+pub const DOT_GROUPS: usize = 4;
 pub const SHRINK_BYTES: usize = 49_152;
 
 pub const fn choose_bytes(slots: usize, places: usize) -> usize {

@@ -221,7 +221,10 @@ impl Device {
     }
 }
 
-/// Programmatic stream serialisation came with sm_90; graphs know it since CUDA 12.3 (edges of a graph have data).
+/// Programmatic stream serialisation came with sm_90 (CUDA Programming Guide, 4.5); graphs know it since CUDA 12.3, when
+/// their edges got data: "the only use for non-default edge data is enabling Programmatic Dependent Launch" (4.2), and
+/// its release notes say that it "may now be described natively in CUDA Graphs". It is the driver that captures, so its
+/// version counts; one rule for graphs and streams, so that a warm-up launches as the capture does.
 fn starts_early(major: i32, driver_version: i32) -> bool {
     major >= 9 && driver_version >= 12_030
 }

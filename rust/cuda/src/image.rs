@@ -164,6 +164,12 @@ mod tests {
     }
 
     #[test]
+    fn all_of_them_take_less_than_a_megabyte() {
+        let bytes: usize = sizes().map(|(_, bytes)| bytes).sum();
+        assert!(bytes <= 1_000_000, "{bytes}");
+    }
+
+    #[test]
     fn every_image_inflates_to_its_size() {
         for image in IMAGES {
             assert_eq!(

@@ -1,8 +1,8 @@
 //! Which kernels a call launches, on which grids, and where its workspace has what: a pure function of the sizes.
 
 use crate::abi::{
-    choose_bytes, scatter_bytes, Op, DECODE_TOKENS, DENSE_ROWS, DENSE_TOKENS, MAX_SLICES, MAX_SLOTS,
-    SHRINK_BYTES,
+    choose_bytes, scatter_bytes, Op, DECODE_TOKENS, DENSE_ROWS, DENSE_TOKENS, DOT_GROUPS, DOT_SEGMENT,
+    MAX_SLICES, MAX_SLOTS, SHRINK_BYTES,
 };
 use crate::error::CudaError;
 
@@ -12,6 +12,8 @@ const ALIGNMENT: usize = 256;
 const WORKSPACE: usize = 64 << 20;
 /// Tokens in a part at most.
 const PART: usize = 4096;
+/// Groups of 128 threads that a multiprocessor has registers for, 128 a thread.
+const GROUPS_AT_ONCE: usize = 4;
 /// The largest y and z of a grid.
 const GRID_Y: usize = 65_535;
 
@@ -153,7 +155,8 @@ impl Sizes {
         if self.is_decode() {
             let quads = tokens.div_ceil(4);
             let columns = self.out_features.div_ceil(256);
-            if self.tokens <= DENSE_TOKENS && self.rank_rows * slices <= DENSE_ROWS {
+            let segments = self.in_features.div_ceil(DOT_SEGMENT);
+            if self.tokens <= DENSE_TOKENS && self.rank_rows * slices <= DENSE_ROWS && segments == 1 {
                 return vec![
                     step(Op::DecodeDense, 4 * slots, quads, slices, 128, 0),
                     step(Op::DecodeChooseExpand, columns, tokens, slices, 128, choose),
@@ -161,9 +164,15 @@ impl Sizes {
             }
             // Enough blocks to fill the device twice, and no more than there are rank rows to share out.
             let split = (2 * multiprocessors / (tokens * slices).max(1)).clamp(1, 16);
+            // A wide row is shared by several groups, so that it waits for memory once: while all fit the device.
+            let block = |blocks: usize| {
+                let room = GROUPS_AT_ONCE * multiprocessors / blocks.max(1);
+                128 * room.clamp(1, segments.clamp(1, DOT_GROUPS)) as u32
+            };
+            let (rows, shares) = (block(slots * quads * slices), block(split * tokens * slices));
             return vec![
-                step(Op::DecodeLogits, slots, quads, slices, 128, 0),
-                step(Op::DecodeShrink, split, tokens, slices, 128, choose),
+                step(Op::DecodeLogits, slots, quads, slices, rows, 0),
+                step(Op::DecodeShrink, split, tokens, slices, shares, choose),
                 step(Op::DecodeExpand, columns, tokens, slices, 128, 0),
             ];
         }
@@ -256,6 +265,26 @@ mod tests {
             Op::DecodeLogits
         );
         assert_eq!(ops(sizes(65)).len(), 5);
+    }
+
+    #[test]
+    fn a_wide_row_is_shared_by_as_many_groups_as_the_device_has_room_for() {
+        let groups = |in_features: usize, tokens: usize| {
+            let sizes = Sizes {
+                in_features,
+                rank_rows: 8,
+                ..sizes(tokens)
+            };
+            let steps = sizes.steps(tokens, 132);
+            (steps[0].op, steps[0].block / 128, steps[1].block / 128)
+        };
+        assert_eq!(groups(4096, 1), (Op::DecodeDense, 1, 1));
+        assert_eq!(groups(4096, 5), (Op::DecodeLogits, 1, 1));
+        assert_eq!(groups(8192, 1), (Op::DecodeLogits, 2, 2));
+        assert_eq!(groups(14_336, 4), (Op::DecodeLogits, 4, 4));
+        assert_eq!(groups(28_672, 1), (Op::DecodeLogits, 4, 4));
+        assert_eq!(groups(14_336, 16), (Op::DecodeLogits, 4, 2));
+        assert_eq!(groups(14_336, 64), (Op::DecodeLogits, 1, 2));
     }
 
     #[test]

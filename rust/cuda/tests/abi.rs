@@ -24,6 +24,8 @@ fn structs_and_constants_are_those_of_the_header() {
         ("METEORA_DECODE_TOKENS".to_owned(), abi::DECODE_TOKENS),
         ("METEORA_DENSE_TOKENS".to_owned(), abi::DENSE_TOKENS),
         ("METEORA_DENSE_ROWS".to_owned(), abi::DENSE_ROWS),
+        ("METEORA_DOT_SEGMENT".to_owned(), abi::DOT_SEGMENT),
+        ("METEORA_DOT_GROUPS".to_owned(), abi::DOT_GROUPS),
         ("METEORA_SHRINK_BYTES".to_owned(), abi::SHRINK_BYTES),
         ("METEORA_CHOOSE_BYTES(33, 5)".to_owned(), choose_bytes(33, 5)),
         ("METEORA_SCATTER_BYTES(33)".to_owned(), scatter_bytes(33)),
