@@ -48,6 +48,12 @@ mod _native {
         meteora_core::kernel::isa()
     }
 
+    /// Whether this CPU has products of bf16 numbers.
+    #[pyfunction]
+    fn has_bf16_products() -> bool {
+        meteora_core::kernel::has_bf16_products()
+    }
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add(

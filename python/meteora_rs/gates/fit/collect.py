@@ -16,6 +16,7 @@ from meteora_rs.loss import evaluating
 from .data import Batch
 from .discriminant import Rows
 from .logistic import refine
+from .precision import fast_products
 from .statistics import ClassStatistics
 
 ANSWERS = 2.0
@@ -121,7 +122,7 @@ def collect(
     device = next(model.parameters()).device
     with evaluating(model):
         for batch in batches:
-            with _listening(model, groups, batch), routing(batch):
+            with _listening(model, groups, batch), routing(batch), fast_products(model):
                 body(input_ids=batch.ids.to(device), attention_mask=batch.mask.to(device), use_cache=False)
             done(int(batch.mask.sum()))
 

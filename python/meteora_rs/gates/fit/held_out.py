@@ -10,6 +10,7 @@ from meteora_rs.loss import token_losses
 from meteora_rs.routes import BASE, Auto, Route
 
 from .data import Example
+from .precision import fast_products
 
 if TYPE_CHECKING:
     from meteora_rs.meteora import Meteora
@@ -65,7 +66,8 @@ class HeldOut:
         """The mean over a class's texts, all read under one route."""
         by_class: dict[int, list[float]] = {}
         encoded = [example.encoded for example in texts]
-        each = token_losses(self._meteora, encoded, route, top_k=top_k, temperature=temperature)
+        with fast_products(self._meteora.model):
+            each = token_losses(self._meteora, encoded, route, top_k=top_k, temperature=temperature)
         for example, (nats, count) in zip(texts, each, strict=True):
             by_class.setdefault(example.label, []).append(nats / count)
         return {label: sum(some) / len(some) for label, some in by_class.items()}

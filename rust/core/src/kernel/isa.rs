@@ -55,6 +55,14 @@ pub fn isa() -> &'static str {
     }
 }
 
+/// Whether this CPU has products of bf16 numbers, which are faster than those of f32.
+pub fn has_bf16_products() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// For tests: the portable code from now on (`true`), or what the CPU has (`false`).
 #[doc(hidden)]
 pub fn force_portable(on: bool) {

@@ -29,7 +29,7 @@ mod split;
 pub use floats::{Floats, FloatsMut};
 #[doc(hidden)]
 pub use isa::force_portable;
-pub use isa::isa;
+pub use isa::{has_bf16_products, isa};
 pub use parallel::{Parallel, Scoped, Serial};
 pub use screen::{screen_stride, write_screen};
 pub use select::Selection;
