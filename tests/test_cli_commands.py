@@ -110,6 +110,13 @@ def test_fit_gates_writes_a_bundle(made: Path, tmp_path: Path, capsys: pytest.Ca
     assert "two classes" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary.txt").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meteora_rs.Meteora, "fit_gates", lambda *_, **__: pytest.fail("fitted first"))
+        assert run(*base, *texts, "--no-base", "--out", tmp_path / "mine") == 2
+    assert "is no bundle" in capsys.readouterr().err
+
 
 def test_train_gates_writes_a_bundle(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = ("train-gates", "--model", made / "model", "--adapter", made / "adapters/math", "--batch-size", 2)

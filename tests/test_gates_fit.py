@@ -10,6 +10,7 @@ from meteora_rs import Auto, Meteora
 from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError
 from meteora_rs.gates.fit import FitReport, fit_gates, general_texts
 from meteora_rs.gates.fit.collect import collect
+from meteora_rs.gates.flow import FlowGate
 from tiny_numbers import ALPHABETS, VOCABULARY, Numbers, attached, texts
 from torch import Tensor
 
@@ -281,3 +282,19 @@ def test_of_two_fits_one_is_refused() -> None:
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(AdapterNotFoundError):
         fit_gates(attached(), {"first": ["1 2"], "third": ["3 4"]}, tokenizer=Numbers())
+
+
+def test_a_flow_gate_stands_aside() -> None:
+    """What is fitted is met by those who have none."""
+    plain, meteora = attached(), attached()
+    gate = FlowGate.of(meteora, ["first", "second"])
+    meteora.set_flow_gate(gate)
+    for each in (plain, meteora):
+        each.fit_gates(texts(0), tokenizer=Numbers(), progress=False, batch_tokens=200)
+    assert meteora.flow_gate is gate
+    gates_close(plain, meteora)
+    with pytest.raises(ValueError, match="two classes"):
+        meteora.fit_gates({"first": texts(0)["first"]}, tokenizer=Numbers(), base=None)
+    assert meteora.flow_gate is gate
+    meteora.train_gates(texts(0), tokenizer=Numbers(), steps=1, progress=False)
+    assert meteora.flow_gate is gate

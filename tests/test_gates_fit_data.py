@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from meteora_rs.gates.fit.data import BREADTH, Batch, Example, Text, batches, encode, make_examples
+from meteora_rs.gates.fit.data import BREADTH, Batch, Example, Text, batches, check_texts, encode, make_examples
 
 
 class Letters:
@@ -28,6 +28,13 @@ def examples(seed: int = 0, **options: int) -> list[Example]:
 def pairs(count: int, prompt: str = "what is it?", response: str = "that", **options: int) -> list[Example]:
     given = {"tokens": 60, "read": 1000, "max_length": 50, "tests_per_class": 8, "seed": 0, **options}
     return make_examples({"a": [(prompt, response)] * count}, Letters(), **given)
+
+
+def test_pairs_as_json_has_them_are_pairs() -> None:
+    pair: Any = ["what?", "that"]
+    check_texts("a", [pair, ("what?", "that"), "text"])
+    with pytest.raises(ValueError, match="pairs is needed"):
+        check_texts("a", [(*pair, "more")])
 
 
 def test_pairs_become_prompt_response_and_end() -> None:

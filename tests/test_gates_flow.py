@@ -199,6 +199,20 @@ def test_in_a_bundle(loaded: Meteora, tmp_path: Path) -> None:
         meteora_rs.attach_pretrained(tiny_model(), tmp_path / "bundle")
 
 
+def test_in_a_bundle_it_has_the_adapters_that_are_left(loaded: Meteora, tmp_path: Path) -> None:
+    loaded.set_flow_gate(flow(loaded))
+    loaded.unload_adapter("sql")
+    wanted = logits(loaded.model, prompt())
+    loaded.save_pretrained(tmp_path / "two")
+    again = meteora_rs.attach_pretrained(tiny_model(), tmp_path / "two")
+    assert again.flow_gate is not None and again.flow_gate.names == ["law", "math"]
+    assert torch.allclose(logits(again.model, prompt()), wanted, atol=1e-5)
+    for name in ("law", "math"):
+        again.unload_adapter(name)
+    again.save_pretrained(tmp_path / "none")
+    assert meteora_rs.attach_pretrained(tiny_model(), tmp_path / "none").flow_gate is None
+
+
 def test_files_that_do_not_fit_are_refused(loaded: Meteora, tmp_path: Path) -> None:
     path = tmp_path / "flow.safetensors"
     flow(loaded).save(path)

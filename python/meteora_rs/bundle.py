@@ -76,7 +76,7 @@ def save_bundle(meteora: Meteora, folder: str | Path, *, statistics: bool) -> No
         OSError: it can't be written.
     """
     target = Path(folder).resolve()
-    _check_target(target)
+    check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -92,7 +92,12 @@ def save_bundle(meteora: Meteora, folder: str | Path, *, statistics: bool) -> No
         raise
 
 
-def _check_target(target: Path) -> None:
+def check_target(target: Path) -> None:
+    """Find out whether a bundle may be written there, before anything long begins.
+
+    Raises:
+        MeteoraError: there is something else, which it would replace.
+    """
     if not target.exists():
         return
     if not target.is_dir():
@@ -137,6 +142,8 @@ def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) ->
     if statistics is not None:
         statistics.save(folder / STATISTICS)
     flow = meteora.flow_gate
+    if flow is not None:  # its adapters may have been unloaded
+        flow = flow.among([each["name"] for each in adapters])
     if flow is not None:
         flow.save(folder / FLOW)
     manifest = {

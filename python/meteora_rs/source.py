@@ -43,8 +43,7 @@ def resolve_folder(source: str | os.PathLike[str], revision: str | None = None) 
     """The local folder of `source`; hub ids, always strings, are fetched by huggingface_hub, offline from its cache.
 
     Raises:
-        FileNotFoundError: neither a folder nor a hub id.
-        OSError: huggingface_hub's errors.
+        FileNotFoundError: no such folder, and no hub id, or the hub's error.
     """
     folder = Path(source)
     if folder.exists():
@@ -59,6 +58,10 @@ def resolve_folder(source: str | os.PathLike[str], revision: str | None = None) 
         return Path(snapshot_download(text, revision=revision, allow_patterns=list(FILES)))
     except HFValidationError as error:
         raise FileNotFoundError(f"neither an adapter folder nor a hub id: {text}") from error
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no such adapter folder: {text}; nor could it be fetched from the hub: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _parse_memory(registry: _native.Registry, source: Mapping[str, Any], name: str) -> _native.Adapter:

@@ -47,10 +47,14 @@ def prepare(args: argparse.Namespace) -> tuple[Meteora, Any, dict[str, Any]]:
     """The attached model with its adapters, the tokenizer, and the classes' texts.
 
     Raises:
-        MeteoraError: --plot without matplotlib, before anything long begins; or what reading and loading raise.
+        MeteoraError, OSError: --plot without matplotlib, or no bundle can be written to --out, before anything long
+            begins; or what reading and loading raise.
     """
+    from meteora_rs.bundle import check_target
     from meteora_rs.cli import loading, texts
 
+    check_target(args.out)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.plot is not None and find_spec("matplotlib") is None:
         raise MeteoraError("--plot needs matplotlib: pip install 'meteora-rs[plot]'")
     data: dict[str, Any] = texts.read_classes(args.texts, args.limit)

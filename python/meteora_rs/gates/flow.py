@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,17 @@ class FlowGate(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             weights: Tensor = torch.softmax(x.float() @ rows.T, dim=-1) + bias
         return weights
+
+    def among(self, names: Container[str]) -> FlowGate | None:
+        """The same gate without the adapters that are not among `names`, which weights the others as this one does when
+        those are gone; None if none is left."""
+        places = [place for place, name in enumerate(self.names) if name in names]
+        if not places:
+            return None
+        gate = FlowGate([self.names[place] for place in places], self.layers)
+        for mine, its in zip(self.parameters(), gate.parameters(), strict=True):
+            its.data = mine.detach()[places]
+        return gate.requires_grad_(False)
 
     def save(self, path: Path) -> None:
         """Write the gate as a safetensors file."""

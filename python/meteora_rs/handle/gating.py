@@ -112,7 +112,7 @@ class Gating(Attached):
         if not self._fitting.acquire(blocking=False):
             raise AdapterInUseError("another fit_gates tries gates on its way: wait for it to end")
         try:
-            with self._whole._kept_on_device(texts):
+            with self._whole._kept_on_device(texts), self._whole._flow_gate_aside():
                 return fit_gates(self._whole, texts, **options)
         finally:
             self._fitting.release()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from meteora_rs.handle.attached import Attached
@@ -29,7 +30,7 @@ class Training(Attached):
 
         self._require_attached()
         texts: dict[str, Any] = {name: each if isinstance(each, str) else list(each) for name, each in data.items()}
-        with self._whole._kept_on_device(texts):
+        with self._whole._kept_on_device(texts), self._flow_gate_aside():
             return train_gates(self._whole, texts, **options)
 
     @property
@@ -54,6 +55,22 @@ class Training(Attached):
                 self._follow_flow_gates()
             self._context.flow = flow
             self._context.refresh()
+
+    @contextmanager
+    def _flow_gate_aside(self) -> Iterator[None]:
+        """Inside, the sites' own rows choose: they are what is being made."""
+        aside = self._context.flow
+        self._take_flow_gate(None)
+        try:
+            yield
+        finally:
+            self._take_flow_gate(aside)
+
+    def _take_flow_gate(self, gate: FlowGate | None) -> None:
+        if gate is not self._context.flow:
+            with self._writer:
+                self._context.flow = gate
+                self._context.refresh()
 
     def _follow_flow_gates(self) -> None:
         """Hook the decoder layers, once; who never has a flow gate pays nothing for it."""
