@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import meteora_rs
 import numpy as np
 import pytest
 import torch
 from meteora_rs import Auto, Meteora, Mix
 from meteora_rs.ops.reference import logits as gate_logits
-from tiny import adapter, equal, logits, prompt
-from transformers import PreTrainedModel
+from tiny import SIZES, adapter, equal, logits, prompt
+from transformers import OPTConfig, OPTForCausalLM, PreTrainedModel, Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 
 def test_a_record_for_each_linear_of_each_pass(loaded: Meteora) -> None:
@@ -153,3 +154,24 @@ def test_an_adapter_whose_slot_changes_is_one_adapter(loaded: Meteora) -> None:
     assert trace.leaders(0) == ["math"] * 9 + ["new"] * 3
     assert trace.leaders(1) == ["law"] * 12
     assert trace.summary()["math"].tokens == 9
+
+
+@pytest.mark.parametrize("kind", ["qwen2_moe", "opt"])
+def test_linears_that_see_tokens_without_rows(kind: str) -> None:
+    """A shared expert's, OPT's fc1: the rows are those of the model's other linears."""
+    model: PreTrainedModel
+    if kind == "opt":
+        heads = {"ffn_dim": 48, "word_embed_proj_dim": 64}
+        model = OPTForCausalLM(OPTConfig(**{**SIZES, **heads})).eval()
+    else:
+        experts = {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 48, "num_experts": 4}
+        model = Qwen2MoeForCausalLM(Qwen2MoeConfig(**{**SIZES, **experts}, num_experts_per_tok=2)).eval()
+    meteora = meteora_rs.attach(model)
+    names = tuple({site.path.rpartition(".")[2] for site in meteora.sites})
+    meteora.load_adapter(adapter(model, 4, targets=names), "math")
+    with meteora.trace() as trace, meteora.routing(["math", "__base__", Auto()]):
+        logits(model, prompt(3, 7))
+        logits(model, prompt(3, 1))
+    assert {record.slots.shape[0] for record in trace.records} == {3}
+    assert [trace.leaders(row) for row in range(3)] == [["math"] * 8, ["__base__"] * 8, ["math"] * 8]
+    assert trace.summary()["math"].tokens == 16

@@ -284,7 +284,7 @@ def _gate_tensors(meteora: Meteora, rows: dict[str, Rows]) -> dict[str, Tensor]:
                 row, bias = each[site.path]
                 if site is group.leader or bias != leader_bias or not torch.equal(row, leader):
                     tensors[f"{name}/{site.path}.gate"] = row
-                    tensors[f"{name}/{site.path}.gate_bias"] = torch.tensor([bias])
+                    tensors[f"{name}/{site.path}.gate_bias"] = torch.tensor([bias], dtype=torch.float32)
     return tensors
 
 

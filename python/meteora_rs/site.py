@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any, NoReturn, SupportsIndex
 
@@ -58,22 +59,36 @@ class Site(nn.Module):
         self.in_features, self.out_features = module.in_features, module.out_features
         slots, pages = registry.slots, registry.pages
         self.kernel = _native.SiteKernel(registry, index, group, leads, self.in_features, self.out_features)
-        stride = self.kernel.screen_stride
+        bytes_per_column = pages * _native.PAGE_BYTES_PER_COLUMN
+        # In the order in which the kernel takes their addresses.
+        self._forms: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+            "gate": (torch.float32, (slots, self.in_features)),
+            "gate_bias": (torch.float32, (slots,)),
+            "gate_screen": (torch.uint8, (slots, self.kernel.screen_stride)),
+            "lora_A": (torch.uint8, (bytes_per_column * self.in_features,)),
+            "lora_B_packed": (torch.uint8, (bytes_per_column * self.out_features,)),
+            "table": (torch.int32, (slots, 4)),
+        }
         device = execution_device(module)
-        with torch.inference_mode(False), device:  # else the buffers could only be written in that mode
-            self.register_buffer("gate", torch.zeros(slots, self.in_features), persistent=False)
-            self.register_buffer("gate_bias", torch.zeros(slots), persistent=False)
-            bytes_per_column = pages * _native.PAGE_BYTES_PER_COLUMN
-            for name, width in (("lora_A", self.in_features), ("lora_B_packed", self.out_features)):
-                self.register_buffer(name, _untouched(bytes_per_column * width, device), persistent=False)
-            self.register_buffer("table", torch.zeros(slots, 4, dtype=torch.int32), persistent=False)
-            screen = _untouched(slots * stride, device).view(slots, stride)
-            self.register_buffer("gate_screen", screen, persistent=False)
+        with torch.inference_mode(False):  # else the buffers could only be written in that mode
+            for name, (dtype, shape) in self._forms.items():
+                large = dtype == torch.uint8
+                zeros = _untouched(shape, device) if large else torch.zeros(shape, dtype=dtype, device=device)
+                self.register_buffer(name, zeros, persistent=False)
         self._bind()
 
     def _bind(self) -> None:
-        """Look the buffers' addresses up anew, and load the kernels where they are a CUDA device's."""
-        buffers = [self.gate, self.gate_bias, self.gate_screen, self.lora_A, self.lora_B_packed, self.table]
+        """Look the buffers' addresses up anew, and load the kernels where they are a CUDA device's.
+
+        Raises:
+            MeteoraError: a buffer is not what the kernels read at its address.
+        """
+        buffers = [getattr(self, name) for name in self._forms]
+        for (name, (dtype, shape)), buffer in zip(self._forms.items(), buffers, strict=True):
+            if buffer.dtype != dtype or buffer.shape != shape or not buffer.is_contiguous():
+                found = f"{buffer.dtype} {list(buffer.shape)}" + ("" if buffer.is_contiguous() else ", not contiguous")
+                self.kernel.unbind()
+                raise MeteoraError(f"{self.path}: {name}: expected {dtype} {list(shape)}, contiguous, found {found}")
         devices = {(b.device.type, b.device.index) for b in buffers}
         kind, index = devices.pop() if len(devices) == 1 else ("several", None)
         self.place: int | None = {"cpu": CPU, "cuda": index}.get(kind)
@@ -87,13 +102,11 @@ class Site(nn.Module):
         self._graph_addresses = self._graph_routes.on(self.gate.device) if self.kernel.on_device else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Site:
-        # Seen as integers, floats are moved by .to(device) and left alone by .half(), .bfloat16(), .to(dtype).
-        for name in list(self._buffers):
+        # Of what `fn` does, only the move: not a cast, by .half() or .type(dtype), nor the emptying of .to_empty().
+        for name in self._forms:
             buffer = getattr(self, name)
-            if buffer.dtype == torch.float32:
-                self._buffers[name] = fn(buffer.view(torch.int32)).view(torch.float32)
-            else:
-                self._buffers[name] = fn(buffer)
+            moved = fn(torch.empty(0, dtype=torch.int32, device=buffer.device)).device
+            self._buffers[name] = buffer.to(moved)
         self._bind()
         return self
 
@@ -106,6 +119,9 @@ class Site(nn.Module):
             return plan.takes_over(self, base, x)
         if plan.is_base and plan.trace is None and not self._in_graph():
             return base
+        # The kernels go by these: as many tokens of each. Leading shapes agree, so base's last dimension does as well.
+        if x.shape[-1] != self.in_features or x.numel() * self.out_features != base.numel() * self.in_features:
+            self._refuse_shapes(base, x)
         if (
             base.get_device() != self.place
             or not base.is_contiguous()
@@ -134,6 +150,12 @@ class Site(nn.Module):
                 "a graph that is captured here would keep the routes of now: capture it under torch.no_grad(), and not "
                 "in training or with a gate for whole layers"
             )
+
+    def _refuse_shapes(self, base: Tensor, x: Tensor) -> NoReturn:
+        raise MeteoraError(
+            f"{self.path}: attached with {self.in_features} → {self.out_features} features, called with "
+            f"{list(x.shape)} → {list(base.shape)}: its weight was replaced, attach anew"
+        )
 
     def _eager(self, base: Tensor, x: Tensor, plan: Plan) -> None:
         given = x
@@ -193,15 +215,16 @@ def held(out: Tensor, plan: Plan) -> Tensor:
     return out
 
 
-def _untouched(size: int, device: torch.device) -> Tensor:
-    """`size` zero bytes, which on the CPU take memory only where they are written.
+def _untouched(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Zero bytes, which on the CPU take memory only where they are written.
 
     Mapped rather than `torch.zeros`, which clears what the allocator had before: that made loading 28 adapters cost
     twice their bytes.
     """
     if device.type != "cpu":
-        return torch.zeros(size, dtype=torch.uint8, device=device)
-    return torch.frombuffer(mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS), dtype=torch.uint8)
+        return torch.zeros(shape, dtype=torch.uint8, device=device)
+    memory = mmap(-1, prod(shape), flags=MAP_PRIVATE | MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=torch.uint8).view(shape)
 
 
 def execution_device(module: nn.Linear) -> torch.device:

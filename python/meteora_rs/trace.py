@@ -50,21 +50,22 @@ class Trace:
         self.records: list[TraceRecord] = []
         self.names: dict[int, str] = {}
         self._names: list[dict[int, str]] = []  # by step
-        self._step = -1
-        self._last_site = len(self.sites)
+        self._step, self._rows = -1, 1
+        self._seen: set[int] | None = None  # the sites of this step, which is over when one of them comes again
 
     def record(
         self, plan: _native.RoutePlan, site: int, shape: Sequence[int], chosen: tuple[int, bytes, bytes]
     ) -> None:
         """Note what the kernel chose for an input of `shape [..., in]` (called by `Site`)."""
-        if site <= self._last_site:
+        if self._seen is None or site in self._seen:
+            self._seen = set()
             self._step += 1
             self.names = dict(plan.names())
             self._names.append(self.names)
-        self._last_site = site
+            self._rows = shape[0] if len(shape) > 2 else 1  # for all of the step: some linears see flattened tokens
+        self._seen.add(site)
         stride, slots, weights = chosen
-        rows = shape[0] if len(shape) > 2 else 1
-        dims = (rows, -1, stride) if slots else (rows, 0, stride)
+        dims = (self._rows, -1 if slots else 0, stride)
         self.records.append(
             TraceRecord(
                 self._step,

@@ -135,7 +135,7 @@ def rows_from_examples(
     competitors = _competitors(meteora, kept, name)
     rows: dict[str, tuple[Tensor, float]] = {}
     groups: dict[str, KeptGroup] = {}
-    lost = torch.zeros(max(label, len(kept.names)) + 1)
+    lost = torch.zeros(max(label, len(kept.names)) + 1, dtype=torch.float32)
     lessons = Lessons([name], examples, BATCH_TOKENS)
     for new in swept(meteora, lessons, lambda _: meteora.routing(live), MEMORY_BUDGET, lambda _: check()):
         others = competitors[new.path]

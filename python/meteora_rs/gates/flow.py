@@ -41,8 +41,8 @@ class FlowGate(nn.Module):
         super().__init__()
         self.names, self.layers = list(names), dict(layers)
         shapes = [(len(names), width) for width in layers.values()]
-        self.weights = nn.ParameterList([torch.zeros(shape) for shape in shapes])
-        self.biases = nn.ParameterList([torch.zeros(len(names)) for _ in shapes])
+        self.weights = nn.ParameterList([torch.zeros(shape, dtype=torch.float32) for shape in shapes])
+        self.biases = nn.ParameterList([torch.zeros(len(names), dtype=torch.float32) for _ in shapes])
 
     @classmethod
     def of(cls, meteora: Meteora, names: Sequence[str]) -> FlowGate:
@@ -207,7 +207,7 @@ def layer_weights(plan: Plan, flow: FlowGate, layer: int, x: Tensor) -> TokenWei
     route_of_token = plan.row_route.long()[torch.arange(tokens) * len(plan.row_route) // max(tokens, 1)]
     width = max(len(places), *(record[1] for record in records if record[0] != ROUTE_AUTO), 1)
     slots = torch.full((tokens, width), -1, dtype=torch.int32, device=x.device)
-    weights = torch.zeros(tokens, width, device=x.device)
+    weights = torch.zeros(tokens, width, dtype=torch.float32, device=x.device)
 
     def sent(values: Tensor) -> Tensor:
         """To x's device, for which the host does not wait."""
@@ -228,7 +228,8 @@ def layer_weights(plan: Plan, flow: FlowGate, layer: int, x: Tensor) -> TokenWei
             chosen = [slot for slot, _ in allowed]
         else:
             fixed = fixed_weights(record)
-            chosen, own = list(fixed), sent(torch.tensor(list(fixed.values()))).expand(len(mine), -1)
+            given = torch.tensor(list(fixed.values()), dtype=torch.float32)
+            chosen, own = list(fixed), sent(given).expand(len(mine), -1)
         slots[mine, : len(chosen)] = sent(torch.tensor(chosen, dtype=torch.int32))
         columns = torch.arange(len(chosen), device=x.device)
         weights = weights.index_put((mine[:, None], columns), own)

@@ -66,7 +66,7 @@ def import_official(
         for linear in linears:
             # No adapter acts here, so any row will do; its group's leader's, if there is one, costs nothing.
             if not linear.rows and leaders[linear.path] not in gates:
-                rows[linear.path] = (torch.zeros(linear.in_features), 0.0)
+                rows[linear.path] = (torch.zeros(linear.in_features, dtype=torch.float32), 0.0)
         meteora.load_adapter(folders[name], name, gate=rows)
     meteora.save_pretrained(output)
     return order

@@ -15,6 +15,7 @@ from torch import Tensor
 from meteora_rs import _native
 from meteora_rs.ops.backward import gated_lora_backward
 from meteora_rs.ops.backward_on_device import backward_on_device
+from meteora_rs.ops.precision import without_autocast
 from meteora_rs.ops.transforms import refuse_transforms as refuse_transforms
 
 _native.register_torch_op(torch.__file__)
@@ -65,8 +66,10 @@ def _fake(base: Tensor, *_: Any) -> Tensor:
 
 
 # An op of its own, so that its loops over slots are opaque to tracing.
-_backward_op = torch.library.custom_op("meteora_rs::gated_lora_backward", gated_lora_backward, mutates_args=())
-_backward_op.register_kernel("cuda")(backward_on_device)
+_backward_op = torch.library.custom_op(
+    "meteora_rs::gated_lora_backward", without_autocast(gated_lora_backward), mutates_args=()
+)
+_backward_op.register_kernel("cuda")(without_autocast(backward_on_device))
 
 
 @_backward_op.register_fake

@@ -13,6 +13,7 @@ from meteora_rs import ops
 from .backward import products_backward
 from .backward_on_device import products_backward_on_device
 from .layout import ROUTE_FIXED, TableEntry, route_width
+from .precision import without_autocast
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class _Weighted(torch.autograd.Function):
         return ops.gated_lora(base, x, gate, gate_bias, lora_a, lora_b, table, row_route, records, 1, 1.0)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weights, slots, lora_a, lora_b, table = ctx.saved_tensors
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32

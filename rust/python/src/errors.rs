@@ -31,20 +31,24 @@ pub fn to_py(error: Error) -> PyErr {
     raise(class, error.to_string())
 }
 
-/// Work without the GIL. A panic in it becomes a MeteoraError: PyO3's own exception for it is no `Exception`, and would
-/// end a service that outlives every other error of a load.
+/// A panic in `work` becomes a MeteoraError: PyO3's own exception for it is no `Exception`, and would end a service that
+/// outlives every other error.
+pub fn caught<T>(work: impl FnOnce() -> T) -> PyResult<T> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("a panic");
+        raise(
+            "MeteoraError",
+            format!("internal error, please report it: {text}"),
+        )
+    })
+}
+
+/// Work without the GIL, with its panics [`caught`].
 pub fn contained<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyResult<T> {
-    py.detach(|| catch_unwind(AssertUnwindSafe(work)))
-        .map_err(|panic| {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("a panic");
-            raise(
-                "MeteoraError",
-                format!("internal error, please report it: {text}"),
-            )
-        })
+    caught(|| py.detach(work))
 }
 
 /// An exception of `meteora_rs.errors`, by name.

@@ -12,7 +12,7 @@ use pyo3::types::PyBytes;
 use crate::buffers::{Buffers, Sizes};
 use crate::cuda::{device_of, emulating};
 use crate::devices::Devices;
-use crate::errors::raise;
+use crate::errors::{caught, contained, raise};
 use crate::launch::{add, Activations, Group, RouteAddresses};
 use crate::memory::Memory;
 use crate::plan::RoutePlan;
@@ -224,12 +224,12 @@ impl SiteKernel {
             )
         };
         let buffers = self.bound()?;
+        let run = || self.run(&buffers, plan, x, x_dtype, y);
         if tokens < DETACH_FROM {
-            self.run(&buffers, plan, x, x_dtype, y);
+            caught(run)
         } else {
-            py.detach(|| self.run(&buffers, plan, x, x_dtype, y));
+            contained(py, run)
         }
-        Ok(())
     }
 
     /// Adds the products on the buffers' device, on torch's current stream, and returns whether that was put into a
@@ -274,14 +274,16 @@ impl SiteKernel {
             y_dtype,
             input,
         };
-        LAST.with_borrow_mut(|last| {
-            last.of = None;
-            let chosen = keep.then_some(&mut last.selection);
-            // SAFETY: site.py passes the addresses of contiguous tensors of these sizes and types on the device, which
-            // it holds during the call; torch frees their memory behind it. y is the linear's fresh output.
-            unsafe { add(device, &group, plan, routes, graph_routes, &activations, chosen) }
-        })
-        .map_err(|message| raise("MeteoraError", message))
+        let launched = || {
+            LAST.with_borrow_mut(|last| {
+                last.of = None;
+                let chosen = keep.then_some(&mut last.selection);
+                // SAFETY: site.py passes the addresses of contiguous tensors of these sizes and types on the device,
+                // which it holds during the call; torch frees their memory behind it. y is the linear's fresh output.
+                unsafe { add(device, &group, plan, routes, graph_routes, &activations, chosen) }
+            })
+        };
+        caught(launched)?.map_err(|message| raise("MeteoraError", message))
     }
 
     /// What the last `forward` of this thread, or `launch` that was to keep it, chose: (slots int32, weights float32),

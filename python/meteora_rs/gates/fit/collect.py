@@ -89,7 +89,7 @@ class GroupActivations:
         pivot = self.statistics.pivot.cpu()
         rows, biases = (each.cpu() for each in start)
         x, scatter = self._teaching.float(), self.statistics.scatter().cpu()
-        weights = torch.where(self._taught.answering, ANSWERS, 1.0)
+        weights = torch.ones(len(x), dtype=torch.float32).masked_fill(self._taught.answering, ANSWERS)
         start = rows, biases + rows @ pivot
         rows, biases = refine(x, self._taught.labels, scatter, start, shrinkage, weights=weights)
         return rows, biases - rows @ pivot

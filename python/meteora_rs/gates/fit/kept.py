@@ -83,7 +83,7 @@ def keep_group(group: GroupActivations) -> KeptGroup:
 
 
 def _halved(x: Tensor) -> tuple[Tensor, Tensor]:
-    unit = (x.abs().max() if x.numel() else torch.ones(())).clamp(min=1e-30) / _HALF
+    unit = (x.abs().max() if x.numel() else torch.ones((), dtype=torch.float32)).clamp(min=1e-30) / _HALF
     return (x / unit).half(), unit
 
 
@@ -93,7 +93,7 @@ def low_rank(scatter: Tensor, rank: int) -> Tensor:
     Two rounds of subspace iteration (Halko et al. 2011, algorithm 4.4): a whole decomposition takes 20 times longer.
     """
     width = len(scatter)
-    start = torch.randn(width, min(width, rank + 8), generator=torch.Generator().manual_seed(0))
+    start = torch.randn(width, min(width, rank + 8), generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     basis = torch.linalg.qr(scatter @ start).Q
     for _ in range(2):
         basis = torch.linalg.qr(scatter @ basis).Q

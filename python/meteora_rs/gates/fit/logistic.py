@@ -35,8 +35,8 @@ def refine(
     x.mul_(scales.float())
     began = (start[0] / scales.float()) @ factor
     rows, biases = began.clone(), start[1].clone()
-    weights = torch.ones(len(labels)) if weights is None else weights
-    totals = torch.zeros(len(rows)).index_add_(0, labels, weights)
+    weights = torch.ones(len(labels), dtype=torch.float32) if weights is None else weights
+    totals = torch.zeros(len(rows), dtype=torch.float32).index_add_(0, labels, weights)
     weights = weights / totals[labels] / len(rows)
     rows.grad, biases.grad = torch.zeros_like(rows), torch.zeros_like(biases)
     descent = torch.optim.LBFGS([rows, biases], max_iter=STEPS, history_size=STEPS, line_search_fn="strong_wolfe")

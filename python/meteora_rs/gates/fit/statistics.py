@@ -28,8 +28,8 @@ class ClassStatistics:
         self.counts = counts
         self._weight = counts.reciprocal().float()
         self._pivot: Tensor | None = None
-        self._sums = torch.zeros(len(counts), width)
-        self._squares = torch.zeros(width, width)
+        self._sums = torch.zeros(len(counts), width, dtype=torch.float32)
+        self._squares = torch.zeros(width, width, dtype=torch.float32)
         self._totals = torch.zeros(len(counts), dtype=torch.float64)
 
     @property

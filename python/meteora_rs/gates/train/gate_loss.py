@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from meteora_rs.ops.precision import without_autocast
+
 
 def gate_loss(x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, places: Tensor) -> Tensor:
     """The mean cross-entropy of softmax(W x + b) over all classes against each token's own class, in nats.
@@ -37,11 +39,12 @@ class _GateLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         error, weight, places, grad_weight, grad_bias = ctx.saved_tensors
         grad_x = None
         if ctx.needs_input_grad[0]:
-            flat = torch.zeros(ctx.shape[:-1].numel(), ctx.shape[-1], device=error.device)
+            flat = torch.zeros(ctx.shape[:-1].numel(), ctx.shape[-1], dtype=torch.float32, device=error.device)
             flat[places] = grad * (error @ weight)
             grad_x = flat.to(ctx.dtype).reshape(ctx.shape)
         return grad_x, grad * grad_weight, grad * grad_bias, None, None

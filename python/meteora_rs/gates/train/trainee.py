@@ -47,11 +47,12 @@ class SiteGates(nn.Module):
         for group in meteora.groups:
             path = group.leader.path
             if start is None:
-                weights.append(torch.randn(len(names), group.leader.in_features, generator=draw) * COLD_SPREAD)
-                biases.append(torch.zeros(len(names)))
+                shape = len(names), group.leader.in_features
+                weights.append(torch.randn(shape, generator=draw, dtype=torch.float32) * COLD_SPREAD)
+                biases.append(torch.zeros(len(names), dtype=torch.float32))
             else:
                 weights.append(torch.stack([start[name][path][0].cpu() for name in names]))
-                biases.append(torch.tensor([start[name][path][1] for name in names]))
+                biases.append(torch.tensor([start[name][path][1] for name in names], dtype=torch.float32))
         self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
 
     @property
