@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 class Holder:
     """A mutable cell with the plan in force; compiled graphs read through it, so no branch and no guard on it."""
 
-    __slots__ = ("__weakref__", "_before", "ended", "inside", "lease", "plan")
+    __slots__ = ("__weakref__", "_before", "binds", "ended", "inside", "lease", "plan")
 
     def __init__(
         self, plan: Plan, inside: bool = False, lease: Lease | None = None, before: Holder | None = None
@@ -26,19 +27,21 @@ class Holder:
         # In force again when this one's block ends. Weak: who copies a context keeps what is in force, not what was.
         self._before = None if before is None else weakref.ref(before)
         self.ended = False
+        self.binds = False  # ended and confined: a task that began inside goes back to it, not to what was around it
 
     def before(self) -> Holder | None:
-        """The one before that has not ended."""
-        before = self._before() if self._before is not None else None
-        return before.before() if before is not None and before.ended else before
+        """The one before that has not ended, or binds."""
+        return next((holder for holder in self._around() if not holder.ended or holder.binds), None)
 
     def open(self) -> list[Holder]:
         """This one and those around it that have not ended."""
-        found, holder = [], self if not self.ended else self.before()
-        while holder is not None:
-            found.append(holder)
-            holder = holder.before()
-        return found
+        return [holder for holder in (self, *self._around()) if not holder.ended]
+
+    def _around(self) -> Iterator[Holder]:
+        holder = self
+        while holder._before is not None and (before := holder._before()) is not None:
+            yield before
+            holder = before
 
 
 class Block:
@@ -109,6 +112,9 @@ class Block:
         if holder.lease is not None:
             holder.lease.closed = True
         if self._context.var.get() is holder:
+            # In its own context nothing leads back to it now: whatever has it as its before is in a copy. A block that
+            # is closed under another that is open has that one lead back to it here, and can't bind.
+            holder.binds = holder.plan.native.confines
             after = holder.before() or self._context.default
             self._context.var.set(after)
             self._context.graph_routes.leave(holder, after)

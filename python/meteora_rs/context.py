@@ -231,6 +231,13 @@ class RoutingContext:
         """Whether no `routing()` is open here."""
         return self.var.get() is self.default
 
+    def around(self) -> _native.RoutePlan | None:
+        """What bounds a plan that is made here: that of the innermost `routing()`.
+
+        Not the default plan: it holds what is live now, which others may have to wait for while this one waits.
+        """
+        return None if self.is_default() else self.current().native
+
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # where a graph breaks, what it calls is compiled too
     def plan(
         self,
@@ -238,11 +245,12 @@ class RoutingContext:
         trace: Trace | None,
         top_k: int | None = None,
         temperature: float | None = None,
-        within: Plan | None = None,
+        confine: bool = False,
     ) -> Plan:
         """A plan for `routes` on the snapshot published now; what is None is as `attach` was told.
 
-        An error tells of no adapter that `within` can't reach: they may be others'.
+        An error tells of no adapter that the block around this can't reach: they may be others'. If that is confined,
+        so is the plan; with `confine`, plans inside its block reach what it reaches, and no more.
 
         Raises:
             AdapterNotFoundError, RouteError, CapacityError: see `Meteora.routing`.
@@ -251,19 +259,19 @@ class RoutingContext:
         top_k = own_top_k if top_k is None else top_k
         temperature = own_temperature if temperature is None else temperature
         parts = [to_native(route) for route in routes]
-        told = None if within is None else within.native
+        within = self.around()
         if self.tiers is not None and any(names for _, names, _ in parts):
-            native = self._admitted(self.tiers, parts, top_k, temperature, told)
+            native = self._admitted(self.tiers, parts, top_k, temperature, within, confine)
         else:
             with self.lock:
-                native = self._registry.plan(parts, top_k, temperature, told)
+                native = self._registry.plan(parts, top_k, temperature, within, confine)
         return self._placed(native, trace)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _default_plan(self) -> Plan:
         """The plan of `Auto()` on the snapshot published now. It needs no lock: who calls this has the handle's writer
         lock, which whoever changes gate rows in place has too."""
-        return self._placed(self._registry.plan([to_native(Auto())], *self._options, None), None)
+        return self._placed(self._registry.plan([to_native(Auto())], *self._options, None, False), None)
 
     def _placed(self, native: _native.RoutePlan, trace: Trace | None) -> Plan:
         plan = Plan(native, trace, self.leases, self.flow)
@@ -282,16 +290,17 @@ class RoutingContext:
         top_k: int,
         temperature: float,
         within: _native.RoutePlan | None,
+        confine: bool,
     ) -> _native.RoutePlan:
         """A plan for routes whose adapters may have to be brought in first."""
         while True:
-            admission = tiers.admission(parts)
+            admission = tiers.admission(parts, within)
             if admission.unknown:  # what nobody knows is said first, before what only rests
                 parts = [(kind, sorted(names, key=admission.rests), weights) for kind, names, weights in parts]
                 parts.sort(key=lambda part: all(map(admission.rests, part[1])))
             try:
                 with admission, self.lock:
-                    return self._registry.plan(parts, top_k, temperature, within)
+                    return self._registry.plan(parts, top_k, temperature, within, confine)
             except AdapterNotFoundError:
                 # All were there, and one has gone for another's request since: this one stands in line for it.
                 if admission.unknown or admission.in_turn:

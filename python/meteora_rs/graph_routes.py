@@ -82,7 +82,7 @@ class GraphRoutes:
         with self._lock:
             if self._owner is None or self._owner() is not holder:
                 return
-            outer = after.lease is not None and self._fits(after.plan)
+            outer = after.lease is not None and not after.ended and self._fits(after.plan)
             self._owner = weakref.ref(after) if outer else None
             self._write(after.plan if outer else None)
 

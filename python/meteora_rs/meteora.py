@@ -24,13 +24,24 @@ class Meteora(Awaiting, Gating, Training, Naming, Watching, Accounts):
     """The handle that `attach` returns; one for each model."""
 
     def routing(
-        self, routes: Route | Sequence[Route], *, top_k: int | None = None, temperature: float | None = None
+        self,
+        routes: Route | Sequence[Route],
+        *,
+        top_k: int | None = None,
+        temperature: float | None = None,
+        confine: bool = False,
     ) -> Routing:
         """Route what runs inside the block: one route for all rows, or a list with one for each row.
 
         A route is `Auto()`, `Auto(only=[…])`, an adapter's name or alias, `Mix({name: weight})` or `"__base__"`. The
         block sees the adapters that are live when it begins until it ends. Holds for this thread or asyncio task;
-        blocks nest. `top_k` and `temperature` replace the config's inside the block.
+        blocks nest, and the innermost one's routes are in force. `top_k` and `temperature` replace the config's inside
+        the block.
+
+        With `confine`, blocks inside reach the adapters that this one's routes reach, and no others, whatever they say:
+        `Auto()` chooses among these, and what leads beyond is refused as a name, or a group, that nobody knows. The
+        names are those of when the block begins, of all rows together; the base is always allowed. A block inside can
+        only narrow that (docs/hot-loading.md).
 
         An adapter that is registered and not on the device is brought in first (see `register_adapter`); where that has
         to wait for others' requests, an event loop is held up unless the block is an `async with`.
@@ -44,12 +55,12 @@ class Meteora(Awaiting, Gating, Training, Naming, Watching, Accounts):
             MeteoraError: captured graphs read another thread's or task's open block.
             CapacityError: no room for what has to be brought in within `admission_timeout`.
             ValueError: `top_k` or `temperature` is out of range.
-            AdapterNotFoundError: a name that no live adapter has.
+            AdapterNotFoundError: a name that no live adapter has, or that a block around this does not reach.
             AdapterInUseError: an adapter that is being reloaded in its own place; try again (see `reload_adapter`).
             RouteError: an empty list, a weight that is negative or not finite, an unknown group, an `only` that names
                 an adapter without a gate, or (in the forward pass) rows that do not match the batch.
         """
-        return Routing(self, routes, top_k, temperature)
+        return Routing(self, routes, top_k, temperature, confine)
 
     @contextmanager
     def trace(self) -> Iterator[Trace]:

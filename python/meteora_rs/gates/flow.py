@@ -220,9 +220,9 @@ def layer_weights(plan: Plan, flow: FlowGate, layer: int, x: Tensor) -> TokenWei
             candidates = set(auto_candidates(record, n_slots))
             allowed = [(slot, place) for slot, place in places if slot in candidates]
             if not allowed:
-                raise RouteError(
-                    "route: none of its adapters is one of the flow gate's "
-                    f"({', '.join(flow.names)}); set_flow_gate(None) lets the sites' own gates choose"
+                raise RouteError(  # whose these are is not said: the request may be a tenant's
+                    "route: none of its adapters is one of the flow gate's; set_flow_gate(None) lets the sites' own "
+                    "gates choose"
                 )
             own = flow.weight(layer, x[mine], [place for _, place in allowed])
             chosen = [slot for slot, _ in allowed]

@@ -19,9 +19,14 @@ class Routing(ContextDecorator):
     """Routes in force from the entrance of the block, where they are looked up, to its exit; entered once."""
 
     def __init__(
-        self, meteora: Attached, routes: Route | Sequence[Route], top_k: int | None, temperature: float | None
+        self,
+        meteora: Attached,
+        routes: Route | Sequence[Route],
+        top_k: int | None,
+        temperature: float | None,
+        confine: bool,
     ) -> None:
-        self._meteora, self._routes = meteora, routes
+        self._meteora, self._routes, self._confine = meteora, routes, confine
         self._top_k, self._temperature = top_k, temperature
         self._block: Block | None = None
 
@@ -34,10 +39,8 @@ class Routing(ContextDecorator):
         changed: dict[str, Any] = {"top_k": self._top_k, "temperature": self._temperature}
         replace(meteora.config, **{key: value for key, value in changed.items() if value is not None})  # checks them
         context = meteora._context
-        # Not the default plan: it holds what is live now, which others may have to wait for while this one waits.
-        within = None if context.is_default() else context.current()
-        trace = None if within is None else within.trace
-        plan = context.plan(self._listed(), trace, self._top_k, self._temperature, within)
+        trace = context.current().trace  # the default plan has none
+        plan = context.plan(self._listed(), trace, self._top_k, self._temperature, self._confine)
         self._block = context.enter(plan, "routing")
         self._block.__enter__()
 
@@ -47,7 +50,8 @@ class Routing(ContextDecorator):
         if tiers is None:
             return self.__enter__()
         while True:
-            admission = tiers.admission([to_native(route) for route in self._listed()])
+            parts = [to_native(route) for route in self._listed()]
+            admission = tiers.admission(parts, self._meteora._context.around())
             await admission.enter_async()
             try:
                 return self.__enter__()  # finds all there: what was missing is brought in, and this has the turn
@@ -75,4 +79,4 @@ class Routing(ContextDecorator):
 
     def _recreate_cm(self) -> Routing:
         """For each call of a function that this decorates, a block of its own."""
-        return Routing(self._meteora, self._routes, self._top_k, self._temperature)
+        return Routing(self._meteora, self._routes, self._top_k, self._temperature, self._confine)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from meteora_rs import _native
 from meteora_rs.groups import equal_gates
 from meteora_rs.routes import NativeRoute
 from meteora_rs.tiers.turn import Turn
@@ -26,11 +27,13 @@ class Admission:
     in, all together, and evicts for them, and has the turn until the block ends.
     """
 
-    def __init__(self, meteora: Attached, tiers: Tiers, routes: Sequence[NativeRoute]) -> None:
+    def __init__(
+        self, meteora: Attached, tiers: Tiers, routes: Sequence[NativeRoute], within: _native.RoutePlan | None
+    ) -> None:
         self._meteora, self._tiers = meteora, tiers
-        self._names, missing = tiers.native.asked(routes)
-        self.unknown = [name for name in missing if not tiers.knows(name)]
-        """Names that nobody knows: the plan is refused then, and nothing brought in for it."""
+        self._names, missing, beyond = tiers.native.asked(routes, within)
+        self.unknown = beyond + [name for name in missing if not tiers.knows(name)]
+        """Names that nobody knows, or that `within` may not: the plan is refused, and nothing brought in for it."""
         self._wanted = [] if self.unknown else missing
         self._turn = Turn(meteora, tiers, ", ".join(self._wanted))
 

@@ -179,6 +179,6 @@ class Tiers:
             )
         return self.pack(adapter, folder, registration.revision, gates.resolve(gate, adapter, meteora.sites))
 
-    def admission(self, routes: Sequence[NativeRoute]) -> Admission:
-        """What a request with these routes goes through before it has its plan."""
-        return Admission(self._meteora, self, routes)
+    def admission(self, routes: Sequence[NativeRoute], within: _native.RoutePlan | None = None) -> Admission:
+        """What a request with these routes goes through before it has its plan, inside a block with `within`."""
+        return Admission(self._meteora, self, routes, within)

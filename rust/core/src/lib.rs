@@ -12,6 +12,7 @@ pub mod name;
 pub mod naming;
 pub mod pack;
 pub mod peft;
+pub mod reach;
 pub mod registry;
 pub mod route;
 pub mod rows;

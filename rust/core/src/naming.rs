@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::reach::Reach;
 
 /// What begins a group's name in a list of adapters: `@tenant`.
 pub const GROUP_MARK: char = '@';
@@ -27,14 +28,18 @@ impl Naming {
 
     /// The names that `name` stands for in a list: a group's members for `@group`, else `name` itself.
     ///
-    /// Errors: [`Error::Route`], which tells of no other group: it may belong to somebody else.
-    pub fn expand<'a>(&'a self, name: &'a str) -> Result<Vec<&'a str>> {
+    /// Errors: [`Error::Route`], which tells of no other group: it may belong to somebody else. A group that leads
+    /// beyond `reach` is as one that there is not.
+    pub fn expand<'a>(&'a self, name: &'a str, reach: &Reach) -> Result<Vec<&'a str>> {
         let Some(group) = name.strip_prefix(GROUP_MARK) else {
             return Ok(vec![name]);
         };
+        let within = |member: &Arc<str>| reach.resolve(self, member).is_some();
         match self.groups.get(group) {
-            Some(members) => Ok(members.iter().map(|member| &**member).collect()),
-            None => Err(Error::Route(format!(
+            Some(members) if members.iter().all(within) => {
+                Ok(members.iter().map(|member| &**member).collect())
+            }
+            _ => Err(Error::Route(format!(
                 "there is no group \"{name}\"; set_group() makes one"
             ))),
         }

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::held::Held;
 use crate::layout::{route_width, ROUTE_AUTO, ROUTE_FIXED};
 use crate::naming::GROUP_MARK;
+use crate::reach::Reach;
 use crate::registry::GateKind;
 use crate::snapshot::{Entry, Snapshot};
 
@@ -52,6 +53,14 @@ pub struct RoutePlan {
 /// an empty list or mix, an unknown group or member, an adapter without a gate in `only`, one that is twice in a mix, and a weight that is
 /// negative or not finite. A weight of zero leaves its adapter out.
 pub fn plan(snapshot: &Snapshot, routes: &[Route]) -> Result<RoutePlan> {
+    plan_within(snapshot, routes, &Reach::default())
+}
+
+/// The same for who may use the adapters within `reach` and no others: `Auto` means those, and what leads beyond is
+/// refused as a name, or a group, that nobody knows. The base is everybody's.
+///
+/// Errors: as [`plan`].
+pub fn plan_within(snapshot: &Snapshot, routes: &[Route], reach: &Reach) -> Result<RoutePlan> {
     if routes.is_empty() {
         return Err(Error::Route(
             "there are no routes; give one, or one for each row".to_owned(),
@@ -64,11 +73,12 @@ pub fn plan(snapshot: &Snapshot, routes: &[Route]) -> Result<RoutePlan> {
     let mut all_base = true;
     let mut known: HashMap<Vec<i32>, i32> = HashMap::new();
     for (row, route) in routes.iter().enumerate() {
-        let record = record(snapshot, row, route)?;
+        let record =
+            record(snapshot, row, route, reach).map_err(|error| error.telling(|known| reach.has(known)))?;
         let next = known.len() as i32;
         let index = *known.entry(record).or_insert_with_key(|record| {
             all_base &= record[..2] == [ROUTE_FIXED, 0];
-            reach(record, &mut reached);
+            add_reached(record, &mut reached);
             records.extend_from_slice(record);
             next
         });
@@ -84,7 +94,7 @@ pub fn plan(snapshot: &Snapshot, routes: &[Route]) -> Result<RoutePlan> {
 }
 
 /// Sets the bits of the slots that a record can lead to.
-fn reach(record: &[i32], words: &mut [u32]) {
+fn add_reached(record: &[i32], words: &mut [u32]) {
     if record[0] == ROUTE_AUTO {
         words
             .iter_mut()
@@ -97,19 +107,22 @@ fn reach(record: &[i32], words: &mut [u32]) {
     }
 }
 
-fn record(snapshot: &Snapshot, row: usize, route: &Route) -> Result<Vec<i32>> {
+fn record(snapshot: &Snapshot, row: usize, route: &Route, reach: &Reach) -> Result<Vec<i32>> {
     match route {
         Route::Base => Ok(fixed(snapshot, Vec::new())),
-        Route::Named(name) => Ok(fixed(snapshot, vec![(snapshot.routed(name)?.slot(), 1.0)])),
+        Route::Named(name) => {
+            let slot = snapshot.routed(name, reach)?.slot();
+            Ok(fixed(snapshot, vec![(slot, 1.0)]))
+        }
         Route::Mix(weights) => {
-            let made = mix(snapshot, row, weights);
+            let made = mix(snapshot, row, weights, reach);
             let told =
                 made.map_err(|error| error.telling(|known| weights.iter().any(|(name, _)| name == known)));
             Ok(fixed(snapshot, told?))
         }
-        Route::Auto { only: None } => Ok(auto(snapshot, snapshot.candidates())),
+        Route::Auto { only: None } => Ok(auto(snapshot, &choice(snapshot, reach))),
         Route::Auto { only: Some(names) } => {
-            let made = listed(snapshot, row, names);
+            let made = listed(snapshot, row, names, reach);
             let told = made.map_err(|error| error.telling(|known| names.iter().any(|name| name == known)));
             Ok(auto(snapshot, &told?))
         }
@@ -142,7 +155,12 @@ fn auto(snapshot: &Snapshot, words: &[u32]) -> Vec<i32> {
 }
 
 /// The weights of a mix that aren't zero, with their slots.
-fn mix(snapshot: &Snapshot, row: usize, weights: &[(String, f64)]) -> Result<Vec<(usize, f32)>> {
+fn mix(
+    snapshot: &Snapshot,
+    row: usize,
+    weights: &[(String, f64)],
+    reach: &Reach,
+) -> Result<Vec<(usize, f32)>> {
     if weights.is_empty() {
         return Err(Error::Route(format!(
             "row {row}: the mix is empty; give weights, or use the base"
@@ -150,7 +168,7 @@ fn mix(snapshot: &Snapshot, row: usize, weights: &[(String, f64)]) -> Result<Vec
     }
     let mut fixed: Vec<(usize, f32)> = Vec::with_capacity(weights.len());
     for (name, weight) in weights {
-        let slot = snapshot.routed(name)?.slot();
+        let slot = snapshot.routed(name, reach)?.slot();
         // Kernels get an f32: a weight that overflows there isn't finite either, and one that underflows is zero.
         let rounded = *weight as f32;
         if !rounded.is_finite() || *weight < 0.0 {
@@ -170,8 +188,17 @@ fn mix(snapshot: &Snapshot, row: usize, weights: &[(String, f64)]) -> Result<Vec
     Ok(fixed)
 }
 
+/// The candidate bits of all that is within `reach`, the base's among them if it is routable.
+fn choice(snapshot: &Snapshot, reach: &Reach) -> Vec<u32> {
+    let mut words = snapshot.candidates().to_vec();
+    for entry in snapshot.entries().filter(|entry| !reach.has(entry.name())) {
+        words[entry.slot() / 32] &= !(1 << (entry.slot() % 32));
+    }
+    words
+}
+
 /// The candidate bits of a list, the base's among them if it is routable.
-fn listed(snapshot: &Snapshot, row: usize, names: &[String]) -> Result<Vec<u32>> {
+fn listed(snapshot: &Snapshot, row: usize, names: &[String], reach: &Reach) -> Result<Vec<u32>> {
     if names.is_empty() {
         return Err(Error::Route(format!(
             "row {row}: only=[] allows no adapter; list some, or use the base"
@@ -180,9 +207,9 @@ fn listed(snapshot: &Snapshot, row: usize, names: &[String]) -> Result<Vec<u32>>
     let mut words = vec![0u32; snapshot.candidates().len()];
     let mut admit = |slot: usize| words[slot / 32] |= 1 << (slot % 32);
     for name in names {
-        for member in snapshot.naming().expand(name)? {
+        for member in snapshot.naming().expand(name, reach)? {
             let entry = snapshot
-                .routed(member)
+                .routed(member, reach)
                 .map_err(|error| of_group(error, row, name))?;
             if !entry.is_routable() {
                 return Err(Error::Route(format!("row {row}: {}", not_routable(entry))));

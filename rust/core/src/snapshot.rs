@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::held::Readers;
 use crate::layout::BASE_SLOTS;
 use crate::naming::Naming;
+use crate::reach::Reach;
 use crate::registry::{AdapterId, AdapterInfo, RowsLease, SlotLease};
 use crate::sync::{spin_loop, AtomicUsize, Ordering, RwLock};
 
@@ -157,20 +158,25 @@ impl Snapshot {
                         .to_owned(),
             });
         }
-        self.get(name).ok_or_else(|| {
-            let known: BTreeSet<&Arc<str>> = self.names.keys().chain(&self.reloading).collect();
-            Error::AdapterNotFound {
-                name: name.to_owned(),
-                known: known.into_iter().map(|name| name.to_string()).collect(),
-            }
-        })
+        self.get(name).ok_or_else(|| self.not_found(name))
+    }
+
+    fn not_found(&self, name: &str) -> Error {
+        let known: BTreeSet<&Arc<str>> = self.names.keys().chain(&self.reloading).collect();
+        Error::AdapterNotFound {
+            name: name.to_owned(),
+            known: known.into_iter().map(|name| name.to_string()).collect(),
+        }
     }
 
     /// The adapter that a route means: by its own name or an alias.
     ///
-    /// Errors: as [`Snapshot::find`].
-    pub fn routed(&self, name: &str) -> Result<&Arc<Entry>> {
-        self.find(self.naming.resolve(name))
+    /// Errors: as [`Snapshot::find`]; what is beyond `reach` is not found under the name that was asked for.
+    pub fn routed(&self, name: &str, reach: &Reach) -> Result<&Arc<Entry>> {
+        match reach.resolve(&self.naming, name) {
+            Some(adapter) => self.find(adapter),
+            None => Err(self.not_found(name)),
+        }
     }
 
     /// The adapter in this slot.

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use meteora_core::held::Held;
 use meteora_core::kernel::{Options, Routes};
 use meteora_core::layout::ROUTE_FIXED;
-use meteora_core::route::{plan, Route};
+use meteora_core::reach::Reach;
+use meteora_core::route::{plan_within, Route};
 use meteora_core::snapshot::{Entry, Snapshot};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -32,6 +33,8 @@ pub struct RoutePlan {
     /// Those of all adapters that the routes admit.
     pub rank_rows: usize,
     names: Vec<(usize, String)>,
+    /// Of the plans that are made while this one is in force.
+    pub reach: Reach,
     /// The adapters that it can reach, for as long as anybody keeps them.
     held: Weak<Held>,
     /// What keeps the rows in place; None once it is left to [`Hold`]s.
@@ -52,10 +55,12 @@ impl RoutePlan {
         options: Options,
         serial: u64,
         within: Option<&RoutePlan>,
+        confine: bool,
         devices: Arc<Devices>,
     ) -> PyResult<RoutePlan> {
         let routes = routes.into_iter().map(to_core).collect::<PyResult<Vec<_>>>()?;
-        let made = plan(snapshot, &routes).map_err(|error| {
+        let reach = within.map(|within| within.reach.clone()).unwrap_or_default();
+        let made = plan_within(snapshot, &routes, &reach).map_err(|error| {
             to_py(match within {
                 Some(within) => error.telling(|name| within.reaches(name)),
                 None => error,
@@ -75,6 +80,7 @@ impl RoutePlan {
             serial,
             options,
             names,
+            reach: if confine { Reach::of(&made.held) } else { reach },
             held: Arc::downgrade(&made.held),
             own: Mutex::new(Some(Fenced::new(made.held, devices.clone()))),
             devices,
@@ -132,6 +138,12 @@ impl RoutePlan {
     #[getter]
     fn is_base(&self) -> bool {
         self.all_base
+    }
+
+    /// Whether plans that are made while this one is in force are bound to a reach.
+    #[getter]
+    fn confines(&self) -> bool {
+        self.reach.is_bound()
     }
 
     #[getter]

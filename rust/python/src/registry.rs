@@ -256,17 +256,21 @@ impl Registry {
         records::stats(py, &self.inner.stats())
     }
 
-    /// `within`: the plan in force, beyond whose adapters no error tells of any.
+    /// `within`: the plan in force, beyond whose adapters no error tells of any, and beyond whose reach no route leads.
+    /// `confine`: what this plan reaches becomes the reach of those within it.
+    #[pyo3(signature = (routes, top_k, temperature, within, confine))]
     fn plan(
         &self,
         routes: Vec<RouteParts>,
         top_k: usize,
         temperature: f32,
         within: Option<&RoutePlan>,
+        confine: bool,
     ) -> PyResult<RoutePlan> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let options = Options { top_k, temperature };
         let devices = self.devices.clone();
-        RoutePlan::new(&self.inner.snapshot(), routes, options, serial, within, devices)
+        let snapshot = self.inner.snapshot();
+        RoutePlan::new(&snapshot, routes, options, serial, within, confine, devices)
     }
 }

@@ -28,7 +28,7 @@ use crate::devices::Devices;
 use crate::errors::{contained, raise, to_py};
 use crate::gates::RowParts;
 use crate::kernel::SiteKernel;
-use crate::plan::RouteParts;
+use crate::plan::{RouteParts, RoutePlan};
 use crate::records;
 use crate::registry::Registry;
 use crate::reservation::Reservation;
@@ -172,17 +172,25 @@ impl Tiers {
         records::info(py, &hosted.info).map(Some)
     }
 
-    /// The adapters that these routes name, and those of them that are `missing`; all are now the last to go.
-    fn asked(&self, routes: Vec<RouteParts>) -> (Vec<String>, Vec<String>) {
+    /// The adapters that these routes name, and those of them that are not on the device: all are now the last to go. And
+    /// the names that lead beyond the reach of `within`, of which nothing is looked up.
+    #[pyo3(signature = (routes, within))]
+    fn asked(
+        &self,
+        routes: Vec<RouteParts>,
+        within: Option<&RoutePlan>,
+    ) -> (Vec<String>, Vec<String>, Vec<String>) {
         let snapshot = self.registry.snapshot();
-        let names = named(&routes, snapshot.naming());
+        let reach = within.map(|within| within.reach.clone()).unwrap_or_default();
+        let (names, beyond) = named(&routes, snapshot.naming(), &reach);
         let is_live = |name: &str| snapshot.has(name);
         self.residency
             .asked(names.iter().map(|name| (*name, is_live(name))));
         self.host.touch(names.iter().copied());
-        let missing = names.iter().filter(|name| !is_live(name));
-        let missing = missing.map(|name| (*name).to_owned()).collect();
-        (names.into_iter().map(str::to_owned).collect(), missing)
+        let missing = names.iter().copied().filter(|name| !is_live(name));
+        let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+        let missing = owned(missing.collect());
+        (owned(names), missing, owned(beyond))
     }
 
     /// Makes an adapter the last to go, though nobody asked for it.

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use meteora_core::registry::{Registry, RegistryConfig};
-use meteora_core::route::{plan, Route};
+use meteora_core::reach::Reach;
+use meteora_core::registry::{Intent, Registry, RegistryConfig};
+use meteora_core::route::{plan, plan_within, Route};
 use meteora_core::snapshot::Snapshot;
-use meteora_core::Error;
+use meteora_core::{DType, Error};
 
 use super::Kind::{Absent, Named, Routable};
-use super::{auto, mix, named, one, only, record_of, registry, snapshot, Meaning};
+use super::{auto, meanings, mix, named, one, only, record_of, registry, snapshot, Meaning};
 
 #[track_caller]
 fn refused(snapshot: &Arc<Snapshot>, route: Route, hints: &[&str]) {
@@ -181,4 +182,66 @@ fn names_that_stand_for_others() {
         &["twice in the mix"],
     );
     refused(&snapshot, only(&["@broken"]), &["\"@broken\" lists \"gone\""]);
+}
+
+#[test]
+fn what_is_beyond_the_reach_is_unknown() {
+    let registry = registry(&[Routable, Named, Routable, Routable], true);
+    registry.set_alias("mine", "0", false).unwrap();
+    registry.set_alias("other", "3", false).unwrap();
+    registry
+        .set_group("within", &["mine".to_owned(), "2".to_owned()])
+        .unwrap();
+    registry
+        .set_group("across", &["0".to_owned(), "3".to_owned()])
+        .unwrap();
+    let snapshot = registry.snapshot();
+    let outer = plan(&snapshot, &[named("mine"), Route::Base, named("2")]).unwrap();
+    let reach = Reach::of(&outer.held);
+    let meaning = |route: Route| meanings(&plan_within(&snapshot, &[route], &reach).unwrap()).remove(0);
+    assert_eq!(meaning(auto()), Meaning::Auto([0, 2, 4].into()), "and the base");
+    assert_eq!(meaning(only(&["@within"])), Meaning::Auto([0, 2, 4].into()));
+    assert_eq!(meaning(named("mine")), Meaning::Fixed(vec![(0, 1.0)]));
+    assert_eq!(meaning(Route::Base), Meaning::Fixed(vec![]));
+
+    let said = |route: Route| {
+        plan_within(&snapshot, &[Route::Base, route], &reach)
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(said(named("9")), "no adapter named \"9\"; loaded: 0, 2");
+    for name in ["1", "3", "other"] {
+        for form in [
+            named,
+            |name: &str| only(&["2", name]),
+            |name: &str| mix(&[("0", 0.0), (name, 0.5)]),
+        ] {
+            assert_eq!(
+                said(form(name)),
+                said(form("9")).replace("\"9\"", &format!("{name:?}"))
+            );
+        }
+    }
+    assert_eq!(
+        said(only(&["@across"])),
+        said(only(&["@absent"])).replace("absent", "across")
+    );
+}
+
+#[test]
+fn a_reload_in_its_own_place_beyond_the_reach_is_unknown() {
+    let registry = registry(&[Routable, Routable], false);
+    let snapshot = registry.snapshot();
+    let reach = Reach::of(&plan(&snapshot, &[named("0")]).unwrap().held);
+    drop(snapshot);
+    let _place = registry
+        .reserve("1", registry.need(8, DType::F16), Intent::Reload)
+        .unwrap();
+    let snapshot = registry.snapshot();
+    assert!(matches!(
+        plan(&snapshot, &[named("1")]),
+        Err(Error::AdapterInUse { .. })
+    ));
+    let error = plan_within(&snapshot, &[named("1")], &reach).unwrap_err();
+    assert_eq!(error.to_string(), "no adapter named \"1\"; loaded: 0");
 }
