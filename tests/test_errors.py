@@ -63,6 +63,15 @@ def ended(meteora: Meteora) -> None:
         pass
 
 
+def batched(meteora: Meteora) -> None:
+    with meteora.routing("math"):
+        meteora.model.generate_batch([[5, 6]])
+
+
+def exported(meteora: Meteora) -> None:
+    torch.export.export(meteora.model, (prompt(),), {"use_cache": False}, strict=False)
+
+
 def no_gate(meteora: Meteora) -> None:
     meteora.load_adapter(configured(meteora), "new", gate="none")
     route(meteora, Auto(only=["new"]))
@@ -163,6 +172,8 @@ EXAMPLES: list[tuple[str, str, Callable[[Meteora], object]]] = [
         lambda m: (m.set_alias("prod", "math"), route(m, meteora_rs.Mix({"math": 1, "prod": 1}))),
     ),
     ("RouteError", 'adapter "new" has no gate (gate="none"), so Auto can\'t choose it', no_gate),
+    ("RouteError", "mixes all requests in a thread of its own, which follows Auto()", batched),
+    ("MeteoraError", "an attached model can't be exported or traced by torch.jit", exported),
     ("RouteError", "2 routes for a batch of 3 rows", lambda m: route(m, ["math", "law"])),
     ("RouteError", "only is empty: it allows no adapter", lambda _: Auto(only=[])),
     ("RouteError", "the weight of 'math' must be finite and not negative", lambda _: meteora_rs.Mix({"math": -1})),

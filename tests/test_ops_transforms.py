@@ -10,7 +10,7 @@ import torch
 from meteora_rs import Meteora
 from meteora_rs.errors import MeteoraError
 from tiny import prompt, tiny_model
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from transformers import PreTrainedModel
 
@@ -31,6 +31,18 @@ TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Any]] = {
     "vjp": lambda f, x: torch.func.vjp(f, x)[1](torch.ones(())),
     "vmap": lambda f, x: torch.func.vmap(f)(x[:, None]),
 }
+
+
+class Logits(nn.Module):
+    """A model whose output is one tensor."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> Tensor:
+        out: Tensor = self.model(ids, use_cache=False).logits
+        return out
 
 
 @pytest.fixture
@@ -71,3 +83,29 @@ def test_the_base_can_be_transformed(loaded: Meteora) -> None:
 
     expected = dual(lambda x: tiny_model(attn_implementation="eager")(inputs_embeds=x).logits.sum(), x)
     assert torch.equal(dual(base, x), expected)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_outlives_the_call_is_refused(loaded: Meteora, strict: bool) -> None:
+    # Dynamo, which reads the code if strict, has an error of its own, which tells where it comes from.
+    error, message = (Exception, "refuse_export") if strict else (MeteoraError, "can't be exported")
+    with loaded.routing("math"), torch.no_grad(), pytest.raises(error, match=message):
+        torch.export.export(loaded.model, (prompt(),), {"use_cache": False}, strict=strict)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit:FutureWarning", "ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning"
+)
+def test_so_it_is_by_torch_jit_and_the_base_can_be_traced(loaded: Meteora) -> None:
+    model = Logits(loaded.model)
+    with loaded.routing("math"), pytest.raises(MeteoraError, match="can't be exported"):
+        torch.jit.trace(model, prompt())
+    with loaded.routing("__base__"), torch.no_grad():
+        traced = torch.jit.trace(model, prompt())
+    assert torch.equal(traced(prompt(seed=1)), Logits(tiny_model(attn_implementation="eager"))(prompt(seed=1)))
+
+
+def test_one_linear_is_not_exported_either(loaded: Meteora) -> None:
+    linear = loaded.model.model.layers[0].mlp.up_proj
+    with pytest.raises(MeteoraError, match="can't be exported"):
+        torch.export.export(linear, (torch.randn(2, linear.in_features),), strict=False)

@@ -67,7 +67,8 @@ class Meteora(Awaiting, Gating, Training, Naming, Watching, Accounts):
         """Record, for what runs inside the block, which adapter with which weight served each token and linear.
 
         Like `routing()`, the block sees the adapters that are live now until it ends, and holds them; the `Trace`
-        itself holds none.
+        itself holds none. Nothing is recorded of calls of a compiled model, nor of what runs inside another `trace()`
+        within this one, which records it alone.
         """
         self._require_attached()
         trace = Trace([site.path for site in self.sites])

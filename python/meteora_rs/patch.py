@@ -14,6 +14,7 @@ from meteora_rs import _native, ops
 from meteora_rs.checkpoint import bring_plans, forget_plans
 from meteora_rs.config import MeteoraConfig
 from meteora_rs.context import RoutingContext
+from meteora_rs.continuous import ENTRANCE, unrouted
 from meteora_rs.errors import MeteoraError
 from meteora_rs.groups import InputGroup
 from meteora_rs.models.architecture import SiteInfo
@@ -77,6 +78,9 @@ class Patch:
         for name in ("forward", "generate"):
             if hasattr(self.model, name):
                 self._wrap(self.model, name)
+        if hasattr(self.model, ENTRANCE):
+            entrance = getattr(self.model, ENTRANCE)
+            self._replace(self.model, ENTRANCE, unrouted(entrance, self.context, lambda: self.active))
         decoder = getattr(self.model, "base_model", None)
         if isinstance(decoder, nn.Module) and decoder is not self.model:
             self._wrap(decoder, "forward")
@@ -117,7 +121,6 @@ class Patch:
         self._undo.append(undo)
 
     def _wrap(self, model: nn.Module, name: str) -> None:
-        before = model.__dict__.get(name)
         inner: Callable[..., Any] = getattr(model, name)
         context = self.context
 
@@ -132,10 +135,16 @@ class Patch:
                 plan.check_rows(_rows(args, kwargs))
                 if not plan.is_base:
                     ops.refuse_transforms()
+                    if torch._C._get_tracing_state() is not None:
+                        ops.refuse_export()
                 if model.training and torch.is_grad_enabled():
                     bring_plans(model, context)
                 return inner(*args, **kwargs)
 
+        self._replace(model, name, wrapper)
+
+    def _replace(self, model: nn.Module, name: str, wrapper: Callable[..., Any]) -> None:
+        before = model.__dict__.get(name)
         setattr(model, name, wrapper)
 
         def undo() -> None:

@@ -113,6 +113,8 @@ class Site(nn.Module):
     def add(self, base: Tensor, x: Tensor, plan: Plan) -> Tensor:
         """`base + Σ w_i s_i B_i(A_i x)` for the plan in force; `base [..., out]` may be written in place."""
         if torch.compiler.is_compiling():
+            if torch.compiler.is_exporting():
+                ops.refuse_export()
             return self._op(base, x, plan)
         if plan.takes_over is not None:
             self._refuse_graph()

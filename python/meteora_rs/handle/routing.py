@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from meteora_rs.block import Block
 from meteora_rs.errors import MeteoraError
 from meteora_rs.handle.attached import Attached
 from meteora_rs.routes import Route, to_native
 from meteora_rs.tiers.turn import WouldWaitError
+
+Decorated = TypeVar("Decorated", bound="Callable[..., Any]")
 
 
 class Routing(ContextDecorator):
@@ -29,6 +33,24 @@ class Routing(ContextDecorator):
         self._meteora, self._routes, self._confine = meteora, routes, confine
         self._top_k, self._temperature = top_k, temperature
         self._block: Block | None = None
+
+    def __call__(self, function: Decorated) -> Decorated:
+        """Decorate a function or a coroutine function: the block is open while its body runs.
+
+        Raises:
+            TypeError: a generator function, whose body runs in pieces in whatever context asks for the next.
+        """
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"routing() can't decorate the generator function {function!r}: open the block in its body")
+        if not inspect.iscoroutinefunction(function):
+            return super().__call__(function)
+
+        @functools.wraps(function)
+        async def routed(*args: Any, **kwargs: Any) -> Any:
+            async with self._recreate_cm():
+                return await function(*args, **kwargs)
+
+        return routed  # type: ignore[return-value]
 
     def __enter__(self) -> None:
         """Look the routes up and put them in force."""

@@ -16,6 +16,7 @@ from meteora_rs import _native
 from meteora_rs.ops.backward import gated_lora_backward
 from meteora_rs.ops.backward_on_device import backward_on_device
 from meteora_rs.ops.precision import without_autocast
+from meteora_rs.ops.transforms import refuse_export as refuse_export
 from meteora_rs.ops.transforms import refuse_transforms as refuse_transforms
 
 _native.register_torch_op(torch.__file__)

@@ -8,6 +8,20 @@ from torch.autograd import forward_ad
 from meteora_rs.errors import MeteoraError
 
 
+def refuse_export() -> None:
+    """Refuse to become part of a program that outlives the call (`torch.export`, `torch.jit.trace`).
+
+    It would keep the rows and the routes of now, and compute with whoever gets these rows; or have no adapters at all.
+
+    Raises:
+        MeteoraError: always.
+    """
+    raise MeteoraError(
+        "an attached model can't be exported or traced by torch.jit: adapters come and go, and the program would keep "
+        "the rows and routes of now; detach() first"
+    )
+
+
 def refuse_transforms() -> None:
     """Refuse to compute inside forward-mode AD or a transform of `torch.func`; ordinary autograd is no transform.
 
