@@ -16,6 +16,9 @@ import pytest
 from meteora_rs import Meteora, MeteoraConfig, _native, attach
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError
 from meteora_rs.gates import ArrowGate, TensorGate
+from meteora_rs.handle.awaiting import _prepared
+from meteora_rs.handle.cancel import Cancellation
+from meteora_rs.handle.pipeline import Load
 from tiny import adapter, equal, gate_rows, logits, prompt, usage, write
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -231,3 +234,17 @@ def test_the_long_calls_leave_the_interpreter_to_others(call: str, tmp_path: Pat
         thread.join()
     assert seen
     reservation.abandon()
+
+
+def test_a_load_that_fails_after_it_was_cancelled_leaves_no_error_that_nobody_asks_for() -> None:
+    """A loop that closes just then would print it."""
+    cancellation = Cancellation()
+
+    def prepare(given: Cancellation) -> Load:
+        given.check()
+        raise OSError("before it was cancelled")
+
+    with pytest.raises(OSError, match="before"):
+        _prepared(prepare, cancellation)
+    cancellation.cancel()
+    assert _prepared(prepare, cancellation) is None

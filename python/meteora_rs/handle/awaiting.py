@@ -83,23 +83,35 @@ class Awaiting(Loading, Unloading):
 
     async def _loaded(self, prepare: Callable[[Cancellation], Load]) -> AdapterRecord:
         cancellation = Cancellation()
-        future = asyncio.get_running_loop().run_in_executor(self._loaders, prepare, cancellation)
+        future = asyncio.get_running_loop().run_in_executor(self._loaders, _prepared, prepare, cancellation)
         try:
             load = await asyncio.shield(future)
         except asyncio.CancelledError:
             if cancellation.cancel():
                 await _ended(future)
-                if future.exception() is None:
-                    future.result().cancelled()
+                if future.exception() is None and (stopped := future.result()) is not None:
+                    stopped.cancelled()
             else:
                 future.add_done_callback(
                     lambda done: done.cancelled() or done.exception()
                 )  # that it stopped is no news
             raise
+        assert load is not None
         return load.publish()
 
 
-async def _ended(future: asyncio.Future[Load]) -> None:
+def _prepared(prepare: Callable[[Cancellation], Load], cancellation: Cancellation) -> Load | None:
+    """None if it has failed after it was cancelled: nobody asks for that error, and a loop that closes just then would
+    say so."""
+    try:
+        return prepare(cancellation)
+    except Exception:
+        if cancellation.asked:
+            return None
+        raise
+
+
+async def _ended(future: asyncio.Future[Load | None]) -> None:
     """Wait for the end of what is about to end, whoever else cancels meanwhile."""
     while not future.done():
         try:

@@ -20,6 +20,11 @@ class Cancellation:
         self._holding = False
         self._reservation: _native.Reservation | None = None
 
+    @property
+    def asked(self) -> bool:
+        """Whether it shall stop."""
+        return self._set
+
     def check(self) -> None:
         """Stop here if that was asked for.
 
