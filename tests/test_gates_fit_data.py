@@ -33,8 +33,9 @@ def pairs(count: int, prompt: str = "what is it?", response: str = "that", **opt
 def test_pairs_as_json_has_them_are_pairs() -> None:
     pair: Any = ["what?", "that"]
     check_texts("a", [pair, ("what?", "that"), "text"])
-    with pytest.raises(ValueError, match="pairs is needed"):
-        check_texts("a", [(*pair, "more")])
+    for wrong in ((*pair, "more"), ("what?", None), ["what?", 3]):
+        with pytest.raises(ValueError, match="pairs is needed"):
+            check_texts("a", [wrong])  # type: ignore[list-item]
 
 
 def test_pairs_become_prompt_response_and_end() -> None:

@@ -121,9 +121,8 @@ def check_texts(name: str, texts: Sequence[Text]) -> None:
         ValueError: a string instead of a list, or an item that is neither a text nor a pair of texts.
     """
     for text in [texts] if isinstance(texts, str) else texts:
-        pair = (
-            isinstance(text, (tuple, list)) and len(text) == 2
-        )  # JSON has no tuples and all(isinstance(part, str) for part in text)
+        # JSON has no tuples, so lists are pairs as well.
+        pair = isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(part, str) for part in text)
         if isinstance(texts, str) or not (isinstance(text, str) or pair):
             raise ValueError(f"{name!r}: a list of texts or (prompt, response) pairs is needed, not {text!r}")
 
