@@ -306,6 +306,11 @@ class RoutingContext:
                 if admission.unknown or admission.in_turn:
                     raise
 
+    def follow(self, flow: FlowGate | None) -> None:
+        """Give `flow` to each plan from now on, the default one included; for who has the handle's writer lock."""
+        self.flow = flow
+        self.refresh()
+
     def refresh(self) -> None:
         """Resolve the default `Auto()` against the snapshot published now; for who has the handle's writer lock."""
         try:

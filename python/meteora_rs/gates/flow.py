@@ -23,6 +23,7 @@ from meteora_rs.context import Plan, RoutingContext
 from meteora_rs.errors import AdapterFormatError, MeteoraError, RouteError
 from meteora_rs.models.architecture import DECODER_LAYER
 from meteora_rs.ops.layout import ROUTE_AUTO, auto_candidates, fixed_weights
+from meteora_rs.ops.precision import without_autocast
 from meteora_rs.ops.weighted import TokenWeights, weighted_lora
 from meteora_rs.site import Site, held
 from meteora_rs.tensor_file import save_tensors
@@ -49,11 +50,11 @@ class FlowGate(nn.Module):
         """A gate for the decoder layers of an attached model."""
         return cls(names, decoder_layers(meteora))
 
+    @without_autocast
     def weight(self, layer: int, x: Tensor, places: Sequence[int]) -> Tensor:
         """softmax(W x) + b over the adapters at `places`; x `[T, in]`. Returns `[T, len(places)]` float32."""
         rows, bias = self.weights[layer].to(x.device)[places], self.biases[layer].to(x.device)[places]
-        with torch.autocast(x.device.type, enabled=False):
-            weights: Tensor = torch.softmax(x.float() @ rows.T, dim=-1) + bias
+        weights: Tensor = torch.softmax(x.float() @ rows.T, dim=-1) + bias
         return weights
 
     def among(self, names: Container[str]) -> FlowGate | None:

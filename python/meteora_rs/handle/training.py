@@ -53,24 +53,21 @@ class Training(Attached):
             flow = None if gate is None else checked(gate, self._whole)
             if flow is not None:
                 self._follow_flow_gates()
-            self._context.flow = flow
-            self._context.refresh()
+            self._context.follow(flow)
 
     @contextmanager
     def _flow_gate_aside(self) -> Iterator[None]:
         """Inside, the sites' own rows choose: they are what is being made."""
         aside = self._context.flow
-        self._take_flow_gate(None)
+        if aside is None:
+            yield
+            return
+        self.set_flow_gate(None)
         try:
             yield
         finally:
-            self._take_flow_gate(aside)
-
-    def _take_flow_gate(self, gate: FlowGate | None) -> None:
-        if gate is not self._context.flow:
             with self._writer:
-                self._context.flow = gate
-                self._context.refresh()
+                self._context.follow(aside)
 
     def _follow_flow_gates(self) -> None:
         """Hook the decoder layers, once; who never has a flow gate pays nothing for it."""

@@ -13,13 +13,16 @@ Rest = ParamSpec("Rest")
 Result = TypeVar("Result")
 
 
-def without_autocast(backward: Callable[Rest, Result]) -> Callable[Rest, Result]:
-    """`backward`, as if it were called outside of torch.autocast: who calls backward() inside a block has it on."""
+def without_autocast(work: Callable[Rest, Result]) -> Callable[Rest, Result]:
+    """`work`, as if it were called outside of torch.autocast, on the device of the first tensor that it is given.
 
-    @wraps(backward)
+    A backward pass needs it as well: who calls backward() inside a block has it on.
+    """
+
+    @wraps(work)
     def plain(*args: Rest.args, **kwargs: Rest.kwargs) -> Result:
         device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
         with torch.autocast(device, enabled=False):
-            return backward(*args, **kwargs)
+            return work(*args, **kwargs)
 
     return plain

@@ -191,8 +191,10 @@ fn mix(
 /// The candidate bits of all that is within `reach`, the base's among them if it is routable.
 fn choice(snapshot: &Snapshot, reach: &Reach) -> Vec<u32> {
     let mut words = snapshot.candidates().to_vec();
-    for entry in snapshot.entries().filter(|entry| !reach.has(entry.name())) {
-        words[entry.slot() / 32] &= !(1 << (entry.slot() % 32));
+    if reach.is_bound() {
+        for entry in snapshot.entries().filter(|entry| !reach.has(entry.name())) {
+            words[entry.slot() / 32] &= !(1 << (entry.slot() % 32));
+        }
     }
     words
 }

@@ -25,16 +25,16 @@ def gate_loss(x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, places: T
 
 class _GateLoss(torch.autograd.Function):
     @staticmethod
+    @without_autocast
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, places: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            tokens = x.reshape(-1, x.shape[-1])[places].float()
-            log_p = torch.log_softmax(tokens @ weight.T + bias, dim=-1)
-            loss = -log_p.gather(1, labels[:, None]).mean()
-            # d loss / d logits; with it all gradients follow, and the input needs not be kept.
-            error = log_p.exp()
-            error[torch.arange(len(labels), device=labels.device), labels] -= 1
-            error /= max(1, len(labels))
-            ctx.save_for_backward(error, weight, places, error.T @ tokens, error.sum(0))
+        tokens = x.reshape(-1, x.shape[-1])[places].float()
+        log_p = torch.log_softmax(tokens @ weight.T + bias, dim=-1)
+        loss = -log_p.gather(1, labels[:, None]).mean()
+        # d loss / d logits; with it all gradients follow, and the input needs not be kept.
+        error = log_p.exp()
+        error[torch.arange(len(labels), device=labels.device), labels] -= 1
+        error /= max(1, len(labels))
+        ctx.save_for_backward(error, weight, places, error.T @ tokens, error.sum(0))
         ctx.shape, ctx.dtype = x.shape, x.dtype
         return loss
 
