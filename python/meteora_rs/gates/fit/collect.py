@@ -15,8 +15,8 @@ from meteora_rs.loss import evaluating
 
 from .data import Batch
 from .discriminant import Rows
+from .fast_products import fast_products
 from .logistic import refine
-from .precision import fast_products
 from .statistics import ClassStatistics
 
 ANSWERS = 2.0

@@ -18,7 +18,7 @@ from .general import general_texts
 from .held_out import HeldOut
 from .kept import KeptStatistics, keep_group
 from .report import FitReport, PassReport, by_kind, make_report
-from .sweeps import Gates, Lessons, by_name, run_pass, sweeps
+from .sweeps import Gates, Lessons, Solved, by_name, run_pass, sweeps
 from .temperature import choose_temperature
 from .trial import restored_on_failure
 
@@ -105,16 +105,11 @@ def fit_gates(
     """
     data = _with_base(data, base)
     tokens = tokens if tokens is not None else read if refine else TOKENS
-    if len(data) < 2:
-        raise ValueError("fit_gates: needs two classes or more, for example an adapter and '__base__'")
     if passes < 1 or not (shrinkage is None or shrinkage > 0) or min(tokens, read, max_length, batch_tokens) < 1:
         raise ValueError("fit_gates: passes and token counts must be at least 1, shrinkage above 0")
     if memory_budget < 1 or not (temperature is None or temperature > 0):
         raise ValueError("fit_gates: memory_budget must be at least 1, temperature above 0")
-    for name in data:
-        if name != BASE:
-            meteora.adapter(name)
-    meteora._require_quiet("fit_gates tries gates on its way, which other requests would follow")
+    _require_ready(meteora, data)
     names = list(data)
     examples = make_examples(
         data,
@@ -138,23 +133,8 @@ def fit_gates(
     ):
         if BASE not in data:
             meteora.set_gates({BASE: None})
-        reports = []
-        judges = None
-        for number, each in enumerate(lessons):
-            bar.set_description(f"fitting gates, pass {number + 1} of {passes}")
-            start = time.perf_counter()
-            routing = _gated(meteora, fitted) if number else _named(meteora, names)
-            given = shrinkage or (FIRST_SHRINKAGE if each is first else None)
-            shrinkages = SHRINKAGES if given is None else (given,)
-            keep = keep_group if each is last else None
-            solved = run_pass(
-                meteora, each, routing, shrinkages, memory_budget, bar.update,
-                judges=judges, keep=keep, refine=refine and each is last,
-            )  # fmt: skip
-            judges = solved.best()
-            gates = by_name(judges, names)
-            meteora.set_gates(gates)
-            reports.append(PassReport(time.perf_counter() - start, by_kind(solved)))
+        solved, reports = _read(meteora, lessons, fitted, bar, shrinkage, memory_budget, refine)
+        gates = by_name(solved.best(), names)
         start = time.perf_counter()
         bar.set_description("fitting gates, priors")
         held = HeldOut(meteora, names, examples, fitted, bar.set_postfix_str)
@@ -174,6 +154,48 @@ def fit_gates(
     texts = {name: len(texts) for name, texts in data.items()}
     seconds = time.perf_counter() - start
     return make_report(names, texts, last.counts, reports, solved, chosen, temperature, losses, seconds)
+
+
+def _require_ready(meteora: Meteora, data: Mapping[str, Sequence[Text]]) -> None:
+    if len(data) < 2:
+        raise ValueError("fit_gates: needs two classes or more, for example an adapter and '__base__'")
+    for name in data:
+        if name != BASE:
+            meteora.adapter(name)
+    meteora._require_quiet("fit_gates tries gates on its way, which other requests would follow")
+
+
+def _read(
+    meteora: Meteora,
+    lessons: Sequence[Lessons],
+    fitted: Auto,
+    bar: tqdm[Any],
+    shrinkage: float | None,
+    memory_budget: int,
+    refine: bool,
+) -> tuple[Solved, list[PassReport]]:
+    """All passes, each under the gates of the one before; the last one's outcome, whose gates are in force."""
+    solved, reports = None, []
+    for number, each in enumerate(lessons):
+        last = number == len(lessons) - 1
+        bar.set_description(f"fitting gates, pass {number + 1} of {len(lessons)}")
+        start = time.perf_counter()
+        given = shrinkage or (None if last else FIRST_SHRINKAGE)
+        solved = run_pass(
+            meteora,
+            each,
+            _gated(meteora, fitted) if number else _named(meteora, each.names),
+            SHRINKAGES if given is None else (given,),
+            memory_budget,
+            bar.update,
+            judges=None if solved is None else solved.best(),
+            keep=keep_group if last else None,
+            refine=refine and last,
+        )
+        meteora.set_gates(by_name(solved.best(), each.names))
+        reports.append(PassReport(time.perf_counter() - start, by_kind(solved)))
+    assert solved is not None
+    return solved, reports
 
 
 def own_tokenizer(meteora: Meteora) -> Any:

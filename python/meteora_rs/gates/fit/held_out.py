@@ -10,7 +10,7 @@ from meteora_rs.loss import token_losses
 from meteora_rs.routes import BASE, Auto, Route
 
 from .data import Example
-from .precision import fast_products
+from .fast_products import fast_products
 
 if TYPE_CHECKING:
     from meteora_rs.meteora import Meteora

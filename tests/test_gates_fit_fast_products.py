@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from meteora_rs import _native
-from meteora_rs.gates.fit.precision import fast_products
+from meteora_rs.gates.fit.fast_products import fast_products
 from torch import nn
 
 
