@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from meteora_rs import Auto, Meteora
-from meteora_rs.gates.fit.choice import Candidate, Chosen, choose_gates
+from meteora_rs.gates.fit.choice import Chosen, choose_gates
 from meteora_rs.gates.fit.held_out import HeldOut
 from meteora_rs.gates.fit.sweeps import Gates
 from tiny_numbers import ALPHABETS, attached, example
@@ -32,11 +32,8 @@ def choose(monkeypatch: pytest.MonkeyPatch, nats: dict[float, float], **kept: An
         "meteora_rs.gates.fit.held_out.token_losses",
         lambda _, texts, route, **__: [(nats.get(bias(), 9.0) if route == Auto() else OWN, 1) for _ in texts],
     )
-    limits = {site.path: torch.full((len(NAMES),), torch.inf, dtype=torch.float32) for site in meteora.sites}
-    tried = {
-        name: Candidate(all_with(meteora, bias), limits) for name, bias in (("closed form", 0.0), ("refined", 1.0))
-    }
-    meteora.set_gates(tried["closed form"].gates)
+    tried = {"closed form": all_with(meteora, 0.0), "refined": all_with(meteora, 1.0)}
+    meteora.set_gates(tried["closed form"])
     held = HeldOut(meteora, NAMES, kept.get("examples", HELD), Auto(), lambda _: None)
     return choose_gates(meteora, tried, held), bias()
 

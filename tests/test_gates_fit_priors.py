@@ -10,7 +10,7 @@ import torch
 from meteora_rs import Auto, Meteora
 from meteora_rs.gates.fit.data import Example
 from meteora_rs.gates.fit.held_out import HeldOut
-from meteora_rs.gates.fit.priors import choose_priors, prior_limits
+from meteora_rs.gates.fit.priors import choose_priors
 from meteora_rs.gates.fit.sweeps import Gates
 from tiny_numbers import ALPHABETS, attached
 
@@ -20,12 +20,9 @@ OWN = 1.0
 
 
 def choose(
-    monkeypatch: pytest.MonkeyPatch, routed: Callable[[int, list[float]], float], limit: float = torch.inf
+    monkeypatch: pytest.MonkeyPatch, routed: Callable[[int, list[float]], float]
 ) -> tuple[Meteora, Gates, dict[str, float]]:
-    """With losses `routed(label, biases in force)` where gates choose, and `OWN` where a name is given.
-
-    limit: of priors at the last site.
-    """
+    """With losses `routed(label, biases in force)` where gates choose, and `OWN` where a name is given."""
     meteora = attached()
     path = meteora.sites[0].path
     gates: Gates = {name: {site.path: (torch.zeros(site.in_features), 0.0) for site in meteora.sites} for name in NAMES}
@@ -38,9 +35,7 @@ def choose(
 
     monkeypatch.setattr("meteora_rs.gates.fit.held_out.token_losses", losses)
     held = HeldOut(meteora, NAMES, EXAMPLES, Auto(), lambda _: None)
-    limits = {site.path: torch.full((len(NAMES),), torch.inf, dtype=torch.float32) for site in meteora.sites}
-    limits[meteora.sites[-1].path].fill_(limit)
-    chosen, priors, _ = choose_priors(meteora, gates, limits, held, held.routed())
+    chosen, priors, _ = choose_priors(meteora, gates, held, held.routed())
     return meteora, chosen, priors
 
 
@@ -71,40 +66,3 @@ def test_what_helps_nobody_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> Non
     meteora, _, priors = choose(monkeypatch, lambda label, _: OWN + (0.5 if label == 2 else 0.0))
     assert priors == {}
     assert in_force(meteora) == {name: {0.0} for name in NAMES}
-
-
-def test_an_input_takes_no_more_of_a_prior_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second class gains by more and more."""
-    meteora, gates, priors = choose(
-        monkeypatch, lambda label, biases: OWN + (0.5 - 0.1 * biases[1] if label == 1 else 0.0), limit=1.5
-    )
-    assert priors == {NAMES[1]: 4.0}
-    last = meteora.sites[-1].path
-    assert {path: bias for path, (_, bias) in gates[NAMES[1]].items()} == {
-        site.path: 1.5 if site.path == last else 4.0 for site in meteora.sites
-    }
-    assert in_force(meteora)[NAMES[1]] == {1.5, 4.0}
-
-
-def test_a_limit_leaves_every_other_class_nine_tenths_of_its_tokens() -> None:
-    logits = torch.randn(600, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-    labels = torch.arange(600) % 4
-    logits[torch.arange(600), labels] += 2.0
-    limits = prior_limits(logits, labels)
-
-    def taken(prior: float, label: int) -> int:
-        """Of the class that loses most."""
-        raised = logits.clone()
-        raised[:, label] += prior
-        lost = (logits.argmax(1) == labels) & (raised.argmax(1) == label) & (labels != label)
-        return int(labels[lost].bincount().max())
-
-    for label, limit in enumerate(limits.tolist()):
-        assert taken(limit - 1e-3, label) <= 15 < taken(limit + 1e-3, label)
-
-
-@pytest.mark.parametrize("labels", [[], [1, 1, 1]])
-def test_where_nobody_can_lose_there_is_no_limit(labels: list[int]) -> None:
-    """No token at all, and tokens that their class has lost already."""
-    logits = torch.tensor([[1.0, 0.0]] * len(labels), dtype=torch.float32).view(-1, 2)
-    assert prior_limits(logits, torch.tensor(labels, dtype=torch.int64)).tolist() == [torch.inf, torch.inf]

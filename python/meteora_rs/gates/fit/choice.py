@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .held_out import HeldOut
-from .priors import Limits, choose_priors
+from .priors import choose_priors
 
 if TYPE_CHECKING:
     from meteora_rs.meteora import Meteora
@@ -16,14 +16,6 @@ if TYPE_CHECKING:
 
 
 CLOSED, REFINED = "closed form", "refined"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Gates, and how large a prior may be at each input."""
-
-    gates: Gates
-    limits: Limits
 
 
 @dataclass(frozen=True)
@@ -40,22 +32,22 @@ class Chosen:
     loss: float | None
 
 
-def choose_gates(meteora: Meteora, tried: Mapping[str, Candidate], held: HeldOut) -> Chosen:
+def choose_gates(meteora: Meteora, tried: Mapping[str, Gates], held: HeldOut) -> Chosen:
     """Of some gates those with the least loss on the responses of held-out texts, with priors; then in force.
 
     The first of `tried`, without priors, if no text is held out.
     """
     if not held.texts:
-        first = next(iter(tried.values())).gates
+        first = next(iter(tried.values()))
         meteora.set_gates(first)
         return Chosen(first, False, {}, {}, None)
     routed = {}
-    for name, each in tried.items():
-        meteora.set_gates(each.gates)
+    for name, gates in tried.items():
+        meteora.set_gates(gates)
         held.trying(name)
         routed[name] = held.routed()
-    losses = {name: held.mean(lost) for name, lost in routed.items()}
+    losses = {name: held.mean(each) for name, each in routed.items()}
     best = min(losses, key=lambda name: losses[name])
-    meteora.set_gates(tried[best].gates)
-    gates, priors, now = choose_priors(meteora, tried[best].gates, tried[best].limits, held, routed[best])
+    meteora.set_gates(tried[best])
+    gates, priors, now = choose_priors(meteora, tried[best], held, routed[best])
     return Chosen(gates, best == REFINED, priors, losses if len(losses) > 1 else {}, held.mean(now))

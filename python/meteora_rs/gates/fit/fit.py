@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from meteora_rs.routes import BASE, Auto
 
-from .choice import CLOSED, REFINED, Candidate, choose_gates
+from .choice import CLOSED, REFINED, choose_gates
 from .data import Batch, Example, Text, make_examples
 from .general import general_texts
 from .held_out import HeldOut
@@ -138,9 +138,7 @@ def fit_gates(
         start = time.perf_counter()
         bar.set_description("fitting gates, priors")
         held = HeldOut(meteora, names, examples, fitted, bar.set_postfix_str)
-        tried = {CLOSED: Candidate(gates, solved.best_limits())}
-        if refine:
-            tried[REFINED] = Candidate(by_name(solved.refined, names), solved.refined_limits)
+        tried = {CLOSED: gates} | ({REFINED: by_name(solved.refined, names)} if refine else {})
         chosen = choose_gates(meteora, tried, held)
         losses: dict[str, float] = {}
         if temperature is None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from .held_out import HeldOut, Losses
@@ -14,15 +12,6 @@ if TYPE_CHECKING:
     from meteora_rs.meteora import Meteora
 
     from .sweeps import Gates
-
-Rows = dict[str, tuple[Tensor, float]]
-"""One class's rows and biases, by site."""
-
-Limits = Mapping[str, Tensor]
-"""By input group the largest prior of each class there, `[C]` float32 (`prior_limits`)."""
-
-TAKEN = 0.1
-"""Of another class's kept-back tokens, how many a prior may take at one input."""
 
 TRIED = (1.0, 2.0, 4.0)
 """Nats."""
@@ -38,7 +27,7 @@ MOST = 4
 
 
 def choose_priors(
-    meteora: Meteora, gates: Gates, limits: Limits, held: HeldOut, routed: Losses
+    meteora: Meteora, gates: Gates, held: HeldOut, routed: Losses
 ) -> tuple[Gates, dict[str, float], Losses]:
     """Gates with a prior for the classes that need one, in force at the end; these priors; and the losses with them.
 
@@ -46,47 +35,23 @@ def choose_priors(
 
     A token that is given to another class costs one class little and another much, which the discriminant can't know:
     its classes are alike. So a class whose responses are worse routed than with its own adapter gets a prior, the
-    same number of nats added to its bias at every input, or the input's limit if that is less, as long as the mean
-    loss over all classes falls.
+    same number of nats added to its bias at every input, as long as the mean loss over all classes falls.
     """
     best = routed
     priors: dict[str, float] = {}
-    chosen = dict(gates)
     worst = sorted((at for at in best if best[at] - held.own[at] > SHORT), key=lambda at: held.own[at] - best[at])
     for label in worst[:MOST]:
         name = held.names[label]
-        most = {path: float(each[label]) for path, each in limits.items()}
         for prior in TRIED:
             held.trying(f"{name} {prior:+g}")
-            meteora.set_gates({name: _raised(gates[name], prior, most)})
+            meteora.set_gates({name: _raised(gates[name], prior)})
             now = held.routed()
             if held.mean(now) > held.mean(best) - GAIN:
                 break
             best, priors[name] = now, prior
-        chosen[name] = _raised(gates[name], priors.get(name, 0.0), most)
-        meteora.set_gates({name: chosen[name]})
-    return chosen, priors, best
+        meteora.set_gates({name: _raised(gates[name], priors.get(name, 0.0))})
+    return {name: _raised(rows, priors.get(name, 0.0)) for name, rows in gates.items()}, priors, best
 
 
-def _raised(rows: Rows, prior: float, most: Mapping[str, float]) -> Rows:
-    return {path: (row, bias + min(prior, most[path])) for path, (row, bias) in rows.items()}
-
-
-def prior_limits(logits: Tensor, labels: Tensor) -> Tensor:
-    """The largest prior of each class at one input, `[C]` float32, from kept-back tokens' logits `[N, C]`.
-
-    With more, the class would take above `TAKEN` of the tokens of some other class, of those that this class has.
-    An input that hardly tells two classes apart shall not be ruled by what one of them needs elsewhere. Infinite if
-    there is nothing to take.
-    """
-    classes = logits.shape[1]
-    limits = torch.full((classes,), torch.inf, dtype=torch.float32)
-    chosen = logits.argmax(1)
-    for other in range(classes):
-        own = logits[(labels == other) & (chosen == other)]
-        spare = int(TAKEN * int((labels == other).sum()))
-        if spare < len(own):
-            gaps = (own[:, other, None] - own).sort(0).values[spare]
-            gaps[other] = torch.inf
-            limits = limits.minimum(gaps)
-    return limits
+def _raised(rows: dict[str, tuple[Tensor, float]], prior: float) -> dict[str, tuple[Tensor, float]]:
+    return {path: (row, bias + prior) for path, (row, bias) in rows.items()}

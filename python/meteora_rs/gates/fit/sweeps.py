@@ -14,7 +14,6 @@ from torch import Tensor
 from .collect import GroupActivations, Taught, collect
 from .data import Batch, Example, batches
 from .discriminant import Rows, solve
-from .priors import prior_limits
 from .statistics import ClassStatistics
 
 if TYPE_CHECKING:
@@ -51,19 +50,16 @@ class Solved:
     """A pass's outcome: for each input group rows for each shrinkage; for each kind of input what they get right.
 
     confusions: `{kind: [shrinkages, C, C]}`, kept-back tokens of the class in the row that were given to the class
-    in the column, over all layers. limits: of priors, for each group and shrinkage (`priors.prior_limits`). kept: what
-    `keep` made of each group. refined: for each group the rows of `REFINED` after logistic regression, if it was asked
-    for; what they get right, `{kind: [C, C]}`; and their limits.
+    in the column, over all layers. kept: what `keep` made of each group. refined: for each group the rows of `REFINED`
+    after logistic regression, if it was asked for, and what they get right, `{kind: [C, C]}`.
     """
 
     shrinkages: Sequence[float]  # ascending
     rows: dict[str, list[Rows]] = field(default_factory=dict)
     confusions: dict[str, Tensor] = field(default_factory=dict)
-    limits: dict[str, list[Tensor]] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
     refined: dict[str, Rows] = field(default_factory=dict)
     refined_confusions: dict[str, Tensor] = field(default_factory=dict)
-    refined_limits: dict[str, Tensor] = field(default_factory=dict)
 
     def chosen(self) -> dict[str, int]:
         """For each kind the index of the largest shrinkage whose mean recall is within `ENOUGH` of the best.
@@ -75,19 +71,13 @@ class Solved:
 
     def shrinkage(self) -> dict[str, float]:
         """The chosen shrinkage of each group."""
-        return {path: self.shrinkages[at] for path, at in self._chosen_by_group().items()}
+        chosen = self.chosen()
+        return {path: self.shrinkages[chosen[path.rpartition(".")[2]]] for path in self.rows}
 
     def best(self) -> dict[str, Rows]:
         """The rows of the chosen shrinkages, by group."""
-        return {path: self.rows[path][at] for path, at in self._chosen_by_group().items()}
-
-    def best_limits(self) -> dict[str, Tensor]:
-        """The limits that belong to `best`."""
-        return {path: self.limits[path][at] for path, at in self._chosen_by_group().items()}
-
-    def _chosen_by_group(self) -> dict[str, int]:
         chosen = self.chosen()
-        return {path: chosen[path.rpartition(".")[2]] for path in self.rows}
+        return {path: candidates[chosen[path.rpartition(".")[2]]] for path, candidates in self.rows.items()}
 
 
 def by_name(rows_by_group: Mapping[str, Rows], names: Sequence[str]) -> Gates:
@@ -135,26 +125,21 @@ def run_pass(
             solved.refined[group.path] = group.refined(start, REFINED)
         solved.rows[group.path] = [(rows.cpu(), biases.cpu()) for rows, biases in candidates]
         x, labels = group.kept_back()
-        solved.limits[group.path] = []
-        for index, (rows, biases) in enumerate(solved.rows[group.path]):
-            logits = torch.addmm(biases, x, rows.T)
-            confusions[group.kind][index] += _confusion(logits, labels)
-            solved.limits[group.path].append(prior_limits(logits, labels))
+        for index, each in enumerate(solved.rows[group.path]):
+            confusions[group.kind][index] += _confusion(each, x, labels)
         if refine:
-            rows, biases = solved.refined[group.path]
-            logits = torch.addmm(biases, x, rows.T)
-            refined[group.kind] = refined.get(group.kind, 0) + _confusion(logits, labels)
-            solved.refined_limits[group.path] = prior_limits(logits, labels)
+            refined[group.kind] = refined.get(group.kind, 0) + _confusion(solved.refined[group.path], x, labels)
         if keep is not None:
             solved.kept[group.path] = keep(group)
     solved.confusions, solved.refined_confusions = dict(confusions), refined
     return solved
 
 
-def _confusion(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many tokens of each class are given to each by logits `[N, C]`, `[C, C]` int64."""
-    classes = logits.shape[1]
-    return (labels * classes + logits.argmax(1)).bincount(minlength=classes * classes).view(classes, classes)
+def _confusion(rows: Rows, x: Tensor, labels: Tensor) -> Tensor:
+    """How many tokens x `[N, width]` of each class are given to each, `[C, C]` int64."""
+    classes = len(rows[0])
+    given = (x @ rows[0].T + rows[1]).argmax(1)
+    return (labels * classes + given).bincount(minlength=classes * classes).view(classes, classes)
 
 
 def swept(
