@@ -78,6 +78,8 @@ def fitted(args: argparse.Namespace, model: Any, tokenizer: Any, late: list[str]
         "threads": torch.get_num_threads(),
     }
     print(report, spent, report.losses, sep="\n", flush=True)
+    if args.plot is not None:
+        report.plot(args.plot)
     return meteora, {**report.to_dict(), **spent}
 
 
@@ -100,6 +102,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=12, help="test items of each task (default: 12; 0: fit only)")
     parser.add_argument("--variants", default="base,own,k=1,k=2")
     parser.add_argument("--fit", default="{}", help="options of fit_gates, as JSON")
+    parser.add_argument("--plot", type=Path, help="draw the fit's report here")
     parser.add_argument("--out", type=Path, help="default: results/routing-<date>.json")
     args = parser.parse_args()
     if args.tasks is None or (args.adapters is None and args.bundle is None):

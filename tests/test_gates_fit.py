@@ -132,7 +132,7 @@ def test_a_budget_for_nothing_still_takes_one_group_at_a_time() -> None:
 def test_mixing_two_is_never_worse_than_one_on_held_out_texts() -> None:
     meteora = attached()
     report = fit(meteora)
-    assert set(report.losses) == {"top_k=1", "0.25", "0.5", "1"}
+    assert {"top_k=1", "0.25"} <= set(report.losses)
     best = min(report.losses.values())
     assert report.losses.get(f"{report.temperature:g}", report.losses["top_k=1"]) == best
 

@@ -22,7 +22,7 @@ def all_with(meteora: Meteora, bias: float) -> Gates:
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, nats: dict[float, float], **kept: Any) -> tuple[Chosen, float]:
-    """The choice between gates with biases 0 and 1, where the loss is `nats` by the bias in force; and that at last."""
+    """The choice between gates with biases 0 and 20, where the loss is `nats` by the bias in force; and that last."""
     meteora = attached()
 
     def bias() -> float:
@@ -32,17 +32,28 @@ def choose(monkeypatch: pytest.MonkeyPatch, nats: dict[float, float], **kept: An
         "meteora_rs.gates.fit.held_out.token_losses",
         lambda _, texts, route, **__: [(nats.get(bias(), 9.0) if route == Auto() else OWN, 1) for _ in texts],
     )
-    tried = {"closed form": all_with(meteora, 0.0), "refined": all_with(meteora, 1.0)}
+    tried = {"closed form": all_with(meteora, 0.0), "refined": all_with(meteora, 20.0)}
     meteora.set_gates(tried["closed form"])
     held = HeldOut(meteora, NAMES, kept.get("examples", HELD), Auto(), lambda _: None)
     return choose_gates(meteora, tried, held), bias()
 
 
-@pytest.mark.parametrize(("nats", "best"), [({0.0: 2.0, 1.0: 1.5}, 1.0), ({0.0: 1.5, 1.0: 2.0}, 0.0)])
+@pytest.mark.parametrize(("nats", "best"), [({0.0: 2.0, 20.0: 1.5}, 20.0), ({0.0: 1.5, 20.0: 2.0}, 0.0)])
 def test_the_least_loss_is_taken(monkeypatch: pytest.MonkeyPatch, nats: dict[float, float], best: float) -> None:
     chosen, in_force = choose(monkeypatch, nats)
-    assert chosen.losses == {"closed form": nats[0.0], "refined": nats[1.0]} and chosen.priors == {}
-    assert chosen.refined == (best == 1.0) and chosen.loss == nats[best]
+    assert chosen.losses == {"closed form": nats[0.0], "refined": nats[20.0]} and chosen.priors == {}
+    assert chosen.refined == (best == 20.0) and chosen.loss == nats[best]
+    assert in_force == best == next(iter(chosen.gates[NAMES[0]].values()))[1]
+
+
+@pytest.mark.parametrize(
+    ("nats", "best"), [({0.0: 1.5, 20.0: 2.0, 21.0: 1.2}, 21.0), ({0.0: 1.5, 1.0: 1.2, 20.0: 1.4}, 1.0)]
+)
+def test_each_is_tried_with_the_priors_that_it_needs(
+    monkeypatch: pytest.MonkeyPatch, nats: dict[float, float], best: float
+) -> None:
+    chosen, in_force = choose(monkeypatch, nats)
+    assert chosen.priors == {NAMES[0]: 1.0} and chosen.refined == (best > 20.0) and chosen.loss == 1.2
     assert in_force == best == next(iter(chosen.gates[NAMES[0]].values()))[1]
 
 

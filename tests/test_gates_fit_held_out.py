@@ -18,6 +18,7 @@ def test_every_class_has_its_shortest_held_out_texts_tried() -> None:
     assert [(each.label, len(each.ids)) for each in held_out(examples)] == [(1, 50), (0, READ)]
     short = [example(10 + place, 1, label) for label in (0, 1) for place in range(4)]
     assert [len(each.ids) for each in held_out(short)] == [10, 10, 11, 11, 12, 12, 13, 13]
+    assert [len(each.ids) for each in held_out(short, read=45)] == [10, 10, 11, 11]
 
 
 def test_a_class_counts_by_the_mean_over_its_texts(monkeypatch: pytest.MonkeyPatch) -> None:

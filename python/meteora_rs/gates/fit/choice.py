@@ -33,7 +33,7 @@ class Chosen:
 
 
 def choose_gates(meteora: Meteora, tried: Mapping[str, Gates], held: HeldOut) -> Chosen:
-    """Of some gates those with the least loss on the responses of held-out texts, with priors; then in force.
+    """Of some gates, each with the priors that it needs, those with the least loss on held-out texts; then in force.
 
     The first of `tried`, without priors, if no text is held out.
     """
@@ -41,13 +41,14 @@ def choose_gates(meteora: Meteora, tried: Mapping[str, Gates], held: HeldOut) ->
         first = next(iter(tried.values()))
         meteora.set_gates(first)
         return Chosen(first, False, {}, {}, None)
-    routed = {}
+    found = {}
     for name, gates in tried.items():
         meteora.set_gates(gates)
         held.trying(name)
-        routed[name] = held.routed()
-    losses = {name: held.mean(each) for name, each in routed.items()}
+        # Priors first: without them refined rows may leave much to the base, which one nat mends.
+        found[name] = choose_priors(meteora, gates, held, held.routed())
+    losses = {name: held.mean(each) for name, (_, _, each) in found.items()}
     best = min(losses, key=lambda name: losses[name])
-    meteora.set_gates(tried[best])
-    gates, priors, now = choose_priors(meteora, tried[best], held, routed[best])
-    return Chosen(gates, best == REFINED, priors, losses if len(losses) > 1 else {}, held.mean(now))
+    gates, priors, _ = found[best]
+    meteora.set_gates(gates)
+    return Chosen(gates, best == REFINED, priors, losses if len(losses) > 1 else {}, losses[best])

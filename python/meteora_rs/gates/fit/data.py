@@ -17,9 +17,8 @@ from meteora_rs.routes import BASE
 Text: TypeAlias = str | tuple[str, str]
 """A text, or a prompt with its response."""
 
-HELD_OUT, OF_TEXTS = 6, 8
-"""Texts of a class that never teach: at most so many, and at most one in eight."""
-
+HELD_OUT, OF_TEXTS = 16, 8
+"""Texts of a class that never teach: one in eight, and at most so many."""
 
 BREADTH = 3
 """How many times as many tokens of the base's are read as of an adapter's: it is all sorts of text, an adapter one."""
@@ -81,7 +80,7 @@ def make_examples(
 ) -> list[Example]:
     """Tokenises every class and draws the tokens that teach and those that test, none of them both.
 
-    The texts of a class come in a drawn order, `HELD_OUT` of them first, which only test, then as many as fit into
+    The texts of a class come in a drawn order, those first that are held out, which only test, then as many as fit into
     `read` tokens (one at least); these teach with about `tokens` tokens together. Both are `BREADTH` times as many for
     the base. A class with too few texts to hold any out keeps a quarter of each text's drawn tokens back instead.
     Labels follow the order of `data`.

@@ -15,7 +15,7 @@ from meteora_rs.routes import BASE, Auto
 from .choice import CLOSED, REFINED, choose_gates
 from .data import Batch, Example, Text, make_examples
 from .general import general_texts
-from .held_out import HeldOut
+from .held_out import READ, READ_TO_REFINE, HeldOut
 from .kept import KeptStatistics, keep_group
 from .report import FitReport, PassReport, by_kind, make_report
 from .sweeps import Gates, Lessons, Solved, by_name, run_pass, sweeps
@@ -64,7 +64,7 @@ def fit_gates(
     The first pass takes activations with the sample's own adapter in every layer; each further pass takes them with
     the gates just fitted, one adapter a token, since that is what the gates will meet, and lets tokens that those gave
     to another class count more (`collect.GroupActivations`); the last pass alone counts. Shrinkage, for each kind of
-    input, priors and T are chosen on texts that never teach (six of a class that has 48 or more): the first by the
+    input, priors and T are chosen on texts that never teach (one in eight, 16 of a class at most): the first by the
     share of their tokens routed right, the others by the model's loss on their responses: a prior is added to b_c
     where a class's responses are worse than with its own adapter (`priors.choose_priors`), and T is for tokens that
     mix adapters (`top_k` ≥ 2; the choice of adapters does not depend on it). Deterministic for one seed.
@@ -137,7 +137,7 @@ def fit_gates(
         gates = by_name(solved.best(), names)
         start = time.perf_counter()
         bar.set_description("fitting gates, priors")
-        held = HeldOut(meteora, names, examples, fitted, bar.set_postfix_str)
+        held = HeldOut(meteora, names, examples, fitted, bar.set_postfix_str, READ_TO_REFINE if refine else READ)
         tried = {CLOSED: gates} | ({REFINED: by_name(solved.refined, names)} if refine else {})
         chosen = choose_gates(meteora, tried, held)
         losses: dict[str, float] = {}

@@ -15,8 +15,9 @@ from .fast_products import fast_products
 if TYPE_CHECKING:
     from meteora_rs.meteora import Meteora
 
-READ = 4096
-"""Tokens of held-out texts, over all classes, that one choice is tried on."""
+READ, READ_TO_REFINE = 4096, 12288
+"""Tokens of held-out texts, over all classes, that one choice is tried on. With three or four texts a class, where the
+better of two fits was worth 0.01 nats, the worse one was taken."""
 
 Losses = Mapping[int, float]
 """By label, nats a token."""
@@ -32,10 +33,11 @@ class HeldOut:
         examples: Sequence[Example],
         route: Auto,
         trying: Callable[[str], object],
+        read: int = READ,
     ) -> None:
-        """`route`: under which gates are tried; trying: is told what is being tried."""
+        """`route`: under which gates are tried; trying: is told what is being tried; read: tokens at most."""
         self.names = list(names)
-        self.texts = held_out(examples)
+        self.texts = held_out(examples, read)
         self.trying = trying
         self._meteora = meteora
         self._route = route
@@ -73,8 +75,8 @@ class HeldOut:
         return {label: sum(some) / len(some) for label, some in by_class.items()}
 
 
-def held_out(examples: Sequence[Example]) -> list[Example]:
-    """Held-out texts of all classes in turn, the shortest of each first, until `READ` tokens; one a class at least."""
+def held_out(examples: Sequence[Example], read: int = READ) -> list[Example]:
+    """Held-out texts of all classes in turn, the shortest of each first, until `read` tokens; one a class at least."""
     by_class: dict[int, list[Example]] = {}
     for example in sorted((e for e in examples if e.held_out), key=lambda example: len(example.ids)):
         by_class.setdefault(example.label, []).append(example)
@@ -84,7 +86,7 @@ def held_out(examples: Sequence[Example]) -> list[Example]:
     taken: list[Example] = []
     for example in turns:
         total += len(example.ids)
-        if total > READ and len(taken) >= len(by_class):
+        if total > read and len(taken) >= len(by_class):
             break
         taken.append(example)
     return taken
