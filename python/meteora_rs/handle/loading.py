@@ -45,6 +45,7 @@ class Loading(Attached):
             AdapterFormatError, AdapterUnsupportedError: what is wrong with which tensor of which file.
             AdapterInUseError: the name is taken, by an adapter (use `reload_adapter`) or an alias.
             CapacityError: no free slot, or not enough rank rows.
+            ValueError: no such kind of gate, too few texts, or a `revision` of what is no hub id.
             OSError: the files can't be read.
         """
         prepare = self._loader(source, adapter_name, gate, revision, tokenizer, reload=False)
