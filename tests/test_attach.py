@@ -11,7 +11,7 @@ from typing import Any
 import meteora_rs
 import pytest
 import torch
-from meteora_rs import Meteora
+from meteora_rs import Meteora, MeteoraConfig, attach_pretrained
 from meteora_rs.errors import MeteoraError
 from safetensors.torch import load_file
 from tiny import MODELS, adapter, equal, gate_rows, linears, logits, prompt, tiny_model
@@ -26,6 +26,15 @@ def test_without_adapters_the_output_is_that_of_the_base(kind: str) -> None:
     meteora = meteora_rs.attach(model)
     assert equal(logits(model, ids), before)
     assert len(meteora.sites) == 14 and meteora.adapters() == []
+
+
+@pytest.mark.parametrize("config", [{}, {"top_k": 1}, MeteoraConfig, 2, "bundle"])
+def test_a_config_is_a_config(model: PreTrainedModel, tmp_path: Path, config: Any) -> None:
+    for attach in (lambda: meteora_rs.attach(model, config), lambda: attach_pretrained(model, tmp_path, config)):
+        with pytest.raises(TypeError, match="config must be a MeteoraConfig or None, not "):
+            attach()
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, not str"):
+        meteora_rs.attach("model")  # type: ignore[arg-type]
 
 
 def test_linears_stay_linears(model: PreTrainedModel) -> None:

@@ -74,6 +74,16 @@ def test_a_name_beyond_is_as_one_that_nobody_has(shared: Meteora, outer: Any) ->
             refused_alike(shared, route, name)
 
 
+@pytest.mark.parametrize("route", [Auto(only=["math", NOBODY, "law"]), Mix({"math": 0.5, NOBODY: 0.5, "law": 0.5})])
+def test_a_list_is_told_of_what_is_within_alone(shared: Meteora, route: Any) -> None:
+    assert "in this route, loaded: law, math;" in refusal(shared, route)[1]
+    with shared.routing("math", confine=True):
+        assert "in this route, loaded: math;" in refusal(shared, route)[1]
+        assert refusal(shared, NOBODY)[1].endswith("; loaded: math")
+    with shared.routing("sql", confine=True):
+        assert "in this route, loaded: none;" in refusal(shared, route)[1]
+
+
 @pytest.mark.parametrize("group", ["others", "mixed"])
 @pytest.mark.parametrize("route", [Auto(only="@NAME"), Auto(only=["math", "@NAME"]), ["math", Auto(only="@NAME")]])
 def test_a_group_beyond_is_as_one_that_there_is_not(shared: Meteora, group: str, route: Any) -> None:

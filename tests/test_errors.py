@@ -177,7 +177,7 @@ EXAMPLES: list[tuple[str, str, Callable[[Meteora], object]]] = [
     ("RouteError", "2 routes for a batch of 3 rows", lambda m: route(m, ["math", "law"])),
     ("RouteError", "only is empty: it allows no adapter", lambda _: Auto(only=[])),
     ("RouteError", "the weight of 'math' must be finite and not negative", lambda _: meteora_rs.Mix({"math": -1})),
-    ("ValueError", "max_adapters must be 1 to 4096", lambda _: MeteoraConfig(max_adapters=0)),
+    ("ValueError", "max_adapters must be an integer from 1 to 4096, not 0", lambda _: MeteoraConfig(max_adapters=0)),
     ("ValueError", "kind must be one of tensors, fitted, examples, not 'x'", lambda m: m.set_gates({}, kind="x")),
     ("ValueError", "interval must be above 0 seconds, not 0", lambda m: m.watch(".", interval=0)),
     ("ValueError", 'gate must be "arrow", "none"', lambda m: m.load_adapter(configured(m), "new", gate="x")),

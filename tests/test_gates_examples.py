@@ -73,6 +73,17 @@ def test_comes_while_a_request_is_running_and_does_not_touch_it() -> None:
         assert not torch.equal(meteora.model(input_ids=ids).logits, before)
 
 
+def test_what_it_lacks_is_said_once_under_its_own_name() -> None:
+    meteora = fitted()
+    source = adapter(meteora)
+    path = meteora.sites[0].path
+    tensors = {key: value for key, value in source["tensors"].items() if f"{path}." not in key}
+    with pytest.warns(UserWarning) as caught:
+        meteora.load_adapter({**source, "tensors": tensors}, "third", gate=examples(), tokenizer=Numbers())
+    (said,) = [str(each.message) for each in caught if "no tensors" in str(each.message)]
+    assert said.startswith("adapter 'third': 1 of the ") and path in said
+
+
 def test_others_may_change_while_the_examples_are_read() -> None:
     def row(check: Callable[[Meteora], object]) -> list[Tensor]:
         meteora = fitted()

@@ -130,7 +130,12 @@ def bad_routes() -> list[tuple[Any, type[Exception], str]]:
         (lambda: Auto(only=[]), RouteError, "only is empty"),
         (lambda: Auto(only="math"), RouteError, "list of names"),
         (lambda: Auto(only=["math", 3]), RouteError, "name"),  # type: ignore[list-item]
+        (lambda: Auto(only=3), RouteError, "list of names, not 3"),  # type: ignore[arg-type]
+        (lambda: Auto(only=iter(["math"])), RouteError, "list of names, not <"),  # type: ignore[arg-type]
         (lambda: Mix({}), RouteError, "at least one"),
+        (lambda: Mix(["math"]), RouteError, r"by name.*, not \['math'\]"),  # type: ignore[arg-type]
+        (lambda: Mix("math"), RouteError, "by name.*, not 'math'"),  # type: ignore[arg-type]
+        (lambda: Mix(None), RouteError, "by name.*, not None"),  # type: ignore[arg-type]
         (lambda: Mix({3: 1.0}), RouteError, "name"),  # type: ignore[dict-item]
         (lambda: Mix({"math": -0.1}), RouteError, "not negative"),
         (lambda: Mix({"math": nan}), RouteError, "finite"),

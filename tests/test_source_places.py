@@ -8,11 +8,12 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
-from meteora_rs import Meteora
+from meteora_rs import Meteora, MeteoraConfig, attach
 from meteora_rs.errors import AdapterFormatError, AdapterUnsupportedError
 from safetensors.torch import save_file
 from tiny import adapter, equal, logits, prompt, tiny_model, write
 from torch import Tensor
+from transformers import PreTrainedModel
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -93,6 +94,22 @@ def test_a_hub_id_from_the_cache(loaded: Meteora, tmp_path: Path, monkeypatch: A
     loaded.unload_adapter("sql")
     loaded.load_adapter("someone/adapter", "hub")
     assert equal(named(loaded, "hub"), named(loaded, "memory"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "memory", "root"])
+def test_only_hub_ids_have_revisions(model: PreTrainedModel, tmp_path: Path, kind: str) -> None:
+    folder = write(source(), tmp_path / "it")
+    meteora = attach(model, MeteoraConfig(host_bytes=1 << 20, adapter_root=tmp_path if kind == "root" else None))
+    place: Any = source() if kind == "memory" else folder
+    for change in (
+        lambda: meteora.load_adapter(place, "new", revision="x"),
+        lambda: meteora.register_adapter(place, "new", revision="x"),
+    ):
+        with pytest.raises(ValueError, match=r"revision='x' is of a hub id; .* has no revisions"):
+            change()
+    meteora.load_adapter(place, "new")
+    with pytest.raises(ValueError, match="has no revisions"):
+        meteora.reload_adapter("new", place, revision="x")
 
 
 def test_links_are_followed_as_in_the_hubs_cache(loaded: Meteora, tmp_path: Path) -> None:

@@ -28,10 +28,13 @@ def attach(model: nn.Module, config: MeteoraConfig | None = None) -> Meteora:
         config: sizes and defaults.
 
     Raises:
+        TypeError: `model` is no module, or `config` no `MeteoraConfig`.
         MeteoraError: already attached, wrapped by PEFT, or nothing to attach to.
         OSError: there is no folder `config.adapter_root`.
     """
-    config = config or MeteoraConfig()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    config = _checked(config) or MeteoraConfig()
     if any(isinstance(module, AttachedLinear) for module in model.modules()):
         raise MeteoraError(
             "the model is attached already; load more adapters with the Meteora that attach() returned, or detach() it"
@@ -49,6 +52,12 @@ def attach(model: nn.Module, config: MeteoraConfig | None = None) -> Meteora:
     patch = Patch(model, infos, registry, config)
     patch.install()
     return Meteora(patch, registry, config, size)
+
+
+def _checked(config: MeteoraConfig | None) -> MeteoraConfig | None:
+    if config is None or isinstance(config, MeteoraConfig):
+        return config
+    raise TypeError(f"config must be a MeteoraConfig or None, not {type(config).__name__}")
 
 
 def element_size(model: nn.Module) -> int:
@@ -69,10 +78,12 @@ def attach_pretrained(model: nn.Module, folder: str | Path, config: MeteoraConfi
     Raises:
         AdapterFormatError: not a bundle, another format version, another model's shape, or a hash that differs; or the
             bundle was replaced meanwhile.
+        TypeError: as `attach`.
         OSError: a file can't be read. Others as `attach` and `load_adapter`.
     """
     from meteora_rs.bundle import load_bundle, read_manifest
 
+    config = _checked(config)
     manifest = read_manifest(folder)
     meteora = attach(model, config or manifest.config_for(element_size(model)))
     try:

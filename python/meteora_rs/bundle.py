@@ -2,7 +2,7 @@
 
 meteora.json                     format version, config, bytes of the element in which its pool_rank was counted
                                  (4 where that is missing), shapes of the sites, adapters in order (those that rested
-                                 in the host's memory last), hashes
+                                 in the host's memory last), hashes, aliases and groups (`bundle_names`)
 gates.safetensors                "<adapter>/<site path>.gate" [in] float32, "<adapter>/<site path>.gate_bias" [1];
                                  a site whose row equals its input group's leader's is left out
 statistics.safetensors           what the last fit kept for adapters that come later (`gates.fit.kept`); may be missing
@@ -25,6 +25,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from meteora_rs.bundle_names import BundleNames
 from meteora_rs.config import LARGEST_POOL, OF_HOST, MeteoraConfig
 from meteora_rs.errors import AdapterFormatError, MeteoraError
 from meteora_rs.exchange import exchange
@@ -55,6 +56,7 @@ class Manifest:
     statistics_sha256: str | None
     flow_sha256: str | None
     element_size: int
+    names: BundleNames
     stamp: tuple[int, int, int]
     """Of the file, so that another that takes its place is found out."""
 
@@ -122,6 +124,7 @@ def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) ->
         slots = meteora._given_slots(records)
         resting = meteora.tiers.at_rest() if meteora.tiers is not None else []
         resting = [each for each in resting if each.record.name not in meteora._trials]
+        names = BundleNames.of(meteora)
     adapters = []
     try:
         for record in records:
@@ -152,6 +155,7 @@ def _write(meteora: Meteora, folder: Path, statistics: KeptStatistics | None) ->
         "element_size": meteora.element_size,
         "sites": _shapes(meteora),
         "adapters": adapters,
+        **asdict(names.among([each["name"] for each in adapters])),
         "gates_sha256": _sha256(folder / GATES),
         "statistics_sha256": None if statistics is None else _sha256(folder / STATISTICS),
         "flow_sha256": None if flow is None else _sha256(folder / FLOW),
@@ -190,7 +194,8 @@ def read_manifest(folder: str | Path) -> Manifest:
             raise ValueError(f"element_size is 2, 4 or 8, not {element_size!r}")
         config = MeteoraConfig(**data["config"])
         hashes = data["gates_sha256"], data.get("statistics_sha256"), data.get("flow_sha256")
-        return Manifest(config, dict(data["sites"]), adapters, *hashes, element_size, stamp)
+        names = BundleNames.read(data, [adapter["name"] for adapter in adapters], path)
+        return Manifest(config, dict(data["sites"]), adapters, *hashes, element_size, names, stamp)
     except AdapterFormatError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -239,6 +244,7 @@ def load_bundle(meteora: Meteora, folder: str | Path, manifest: Manifest) -> Non
         meteora.set_gates({name: rows[name] for name in names}, kind=kind)
     meteora.statistics = statistics
     meteora.set_flow_gate(flow)
+    manifest.names.give(meteora)
     if _stamp(folder / MANIFEST) != manifest.stamp:  # not everything has a hash in the manifest
         raise AdapterFormatError(f"the bundle was replaced while it was read; read it again (file: {folder})")
 

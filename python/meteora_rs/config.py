@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 from meteora_rs.limits import Limits
 
@@ -36,7 +37,7 @@ class MeteoraConfig:
             exchanged between check and use), and nothing is fetched from the hub. None: any path, and hub ids.
 
     Raises:
-        ValueError: a field is out of range.
+        ValueError: a field is of another type or out of range.
     """
 
     top_k: int = 2
@@ -49,15 +50,31 @@ class MeteoraConfig:
     adapter_root: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_adapters <= 4096:
-            raise ValueError(f"max_adapters must be 1 to 4096, not {self.max_adapters}")
-        if not self.top_k >= 1:
-            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
-        if not 1 <= self.pool_rank <= LARGEST_POOL:
-            raise ValueError(f"pool_rank must be 1 to {LARGEST_POOL}, not {self.pool_rank}")
-        if not 0 <= self.host_bytes < 1 << 47:
-            raise ValueError(f"host_bytes must be 0 or more, not {self.host_bytes}")
-        if not 0 <= self.admission_timeout < float("inf"):
-            raise ValueError(f"admission_timeout must be 0 or more seconds, not {self.admission_timeout}")
-        if not SMALLEST <= self.temperature <= LARGEST:
-            raise ValueError(f"temperature must be finite and above 0 as a float32, not {self.temperature}")
+        self._require_integer("max_adapters", 1, 4096)
+        self._require_integer("top_k", 1, (1 << 62) - 1)
+        self._require_integer("pool_rank", 1, LARGEST_POOL)
+        self._require_integer("host_bytes", 0, (1 << 47) - 1)
+        self._require_number("admission_timeout", 0.0, LARGEST, "0 or more seconds")
+        self._require_number("temperature", SMALLEST, LARGEST, "finite and above 0 as a float32")
+        self._require("limits", isinstance(self.limits, Limits), "a Limits")
+        self._require("adapter_root", isinstance(self.adapter_root, str | os.PathLike | None), "a path or None")
+
+    def _require_integer(self, field: str, least: int, most: int) -> None:
+        value = getattr(self, field)
+        fits = _is(value, Integral) and least <= value <= most
+        self._require(field, fits, f"an integer from {least} to {most}")
+        object.__setattr__(self, field, int(value))  # numpy's are no JSON
+
+    def _require_number(self, field: str, least: float, most: float, wanted: str) -> None:
+        value = getattr(self, field)
+        fits = _is(value, Real) and least <= value <= most
+        self._require(field, fits, wanted)
+        object.__setattr__(self, field, float(value))
+
+    def _require(self, field: str, fits: bool, wanted: str) -> None:
+        if not fits:
+            raise ValueError(f"{field} must be {wanted}, not {getattr(self, field)!r}")
+
+
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from types import MappingProxyType
@@ -30,7 +30,7 @@ class Auto:
     Arrow's logits and fitted ones are on different scales, so fit an adapter that shall compete with fitted ones.
 
     Raises:
-        RouteError: `only` is an empty list, a single name, or holds what is no string.
+        RouteError: `only` is no list, an empty one, a single name, or holds what is no string.
     """
 
     only: tuple[str, ...] | None = None
@@ -40,6 +40,8 @@ class Auto:
             only = [only]
         if isinstance(only, str):
             raise RouteError(f"only must be a list of names, not the string {only!r}; for one adapter write [{only!r}]")
+        if only is not None and not isinstance(only, Collection):
+            raise RouteError(f"only must be a list of names, not {only!r}")
         if only is not None and len(only) == 0:
             raise RouteError("only is empty: it allows no adapter; use '__base__' for the base alone")
         for name in only or ():
@@ -52,12 +54,14 @@ class Mix:
     """Fixed weights: `y = W0·x + Σ weight_i · s_i · B_i(A_i x)`; the weights need not sum to 1.
 
     Raises:
-        RouteError: no adapter, or a weight that is negative or not finite.
+        RouteError: no mapping, no adapter, or a weight that is negative or not finite.
     """
 
     weights: Mapping[str, float]
 
     def __init__(self, weights: Mapping[str, float]) -> None:
+        if not isinstance(weights, Mapping):
+            raise RouteError(f"Mix takes weights by name, as in Mix({{'math': 0.5}}), not {weights!r}")
         if not weights:
             raise RouteError("Mix needs at least one adapter")
         checked: dict[str, float] = {}

@@ -28,13 +28,16 @@ def parse(registry: _native.Registry, source: AdapterSource, name: str, revision
     Raises:
         AdapterFormatError: the name, the config or a tensor is malformed or does not fit the model.
         AdapterUnsupportedError: an option of PEFT's that would change the result and is not supported.
+        ValueError: a revision of what is no hub id.
         PermissionError: the path leads out of the adapter root.
         OSError: the files can't be read or the hub can't be reached.
     """
     _native.check_name(name)
     if isinstance(source, Mapping):
+        _no_revision("an adapter in memory", revision)
         return _parse_memory(registry, source, name)
     if registry.has_root:
+        _no_revision(f"a folder beneath the adapter root ({os.fspath(source)})", revision)
         return registry.parse_folder(name, os.fspath(source))
     return registry.parse_folder(name, str(resolve_folder(source, revision)))
 
@@ -43,10 +46,12 @@ def resolve_folder(source: str | os.PathLike[str], revision: str | None = None) 
     """The local folder of `source`; hub ids, always strings, are fetched by huggingface_hub, offline from its cache.
 
     Raises:
+        ValueError: a revision of a folder.
         FileNotFoundError: no such folder, and no hub id, or the hub's error.
     """
     folder = Path(source)
     if folder.exists():
+        _no_revision(f"the folder {folder}", revision)
         return folder
     text = os.fspath(source)
     if not isinstance(source, str) or text.count("/") > 1 or text.startswith((".", "/", "~", os.sep)) or "\\" in text:
@@ -62,6 +67,11 @@ def resolve_folder(source: str | os.PathLike[str], revision: str | None = None) 
         raise FileNotFoundError(
             f"no such adapter folder: {text}; nor could it be fetched from the hub: {type(error).__name__}: {error}"
         ) from error
+
+
+def _no_revision(what: str, revision: str | None) -> None:
+    if revision is not None:
+        raise ValueError(f"revision={revision!r} is of a hub id; {what} has no revisions")
 
 
 def _parse_memory(registry: _native.Registry, source: Mapping[str, Any], name: str) -> _native.Adapter:

@@ -63,7 +63,7 @@ def load_with_examples(
     cancellation.hold()
     meteora._trials.add(trial)
     try:
-        meteora.load_adapter(source, trial, gate="none", revision=revision)
+        meteora._load_class(meteora, source, trial, "none", revision=revision).prepare(Cancellation()).publish()
         try:
             rows, statistics = rows_from_examples(meteora, trial, name, texts, tokenizer, cancellation.check)
         finally:

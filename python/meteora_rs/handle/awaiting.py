@@ -97,7 +97,7 @@ class Awaiting(Loading, Unloading):
                 )  # that it stopped is no news
             raise
         assert load is not None
-        return load.publish()
+        return load.finish()
 
 
 def _prepared(prepare: Callable[[Cancellation], Load], cancellation: Cancellation) -> Load | None:

@@ -37,15 +37,19 @@ class Loading(Attached):
             revision: of a hub id.
             tokenizer: for a list of texts; the model's own by default.
 
+        Warns:
+            UserWarning: linears that the adapter's config targets have no tensors, and stay as the base has them.
+
         Raises:
             MeteoraError: a list of texts, and no fit has kept statistics.
             AdapterFormatError, AdapterUnsupportedError: what is wrong with which tensor of which file.
             AdapterInUseError: the name is taken, by an adapter (use `reload_adapter`) or an alias.
             CapacityError: no free slot, or not enough rank rows.
+            ValueError: no such kind of gate, too few texts, or a `revision` of what is no hub id.
             OSError: the files can't be read.
         """
         prepare = self._loader(source, adapter_name, gate, revision, tokenizer, reload=False)
-        return prepare(Cancellation()).publish()
+        return prepare(Cancellation()).finish()
 
     def reload_adapter(
         self,
@@ -75,7 +79,7 @@ class Loading(Attached):
         prepare = self._loader(
             source, adapter_name, gate, revision, tokenizer, reload=True, if_generation=if_generation
         )
-        return prepare(Cancellation()).publish()
+        return prepare(Cancellation()).finish()
 
     def pin_adapter(self, adapter_name: str, pinned: bool = True) -> None:
         """Protect an adapter from unloading and eviction, or no longer; one that is not on the device is brought in.

@@ -11,6 +11,7 @@ from meteora_rs.gates import Gate
 from meteora_rs.gates.tensors import Row
 from meteora_rs.groups import equal_gates
 from meteora_rs.handle.cancel import Cancellation, Stopped
+from meteora_rs.handle.caution import warn_of_missing
 from meteora_rs.handle.record import GIVEN, AdapterRecord
 from meteora_rs.source import AdapterSource, parse
 
@@ -106,6 +107,22 @@ class Load:
         with meteora.times.stage("gate"):
             gate.write(reservation.slot)
             self._equal = equal_gates(meteora.groups, reservation.slot)
+
+    def finish(self) -> AdapterRecord:
+        """Publish it, after a warning of what it lacks.
+
+        Warns:
+            UserWarning: linears that its config targets have no tensors. Where a filter makes that an error, it ends
+                the load as a cancellation does.
+
+        Raises: as `publish`.
+        """
+        try:
+            warn_of_missing(self._adapter)
+        except BaseException:
+            self.cancelled()
+            raise
+        return self.publish()
 
     def publish(self) -> AdapterRecord:
         """Let requests that begin from now on see it.

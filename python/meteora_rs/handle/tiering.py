@@ -9,6 +9,7 @@ from meteora_rs import _native, gates
 from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, MeteoraError, RouteError
 from meteora_rs.gates.tensors import Row
 from meteora_rs.handle.attached import Attached
+from meteora_rs.handle.caution import warn_of_missing
 from meteora_rs.handle.record import AdapterRecord
 from meteora_rs.routes import GROUP_MARK
 from meteora_rs.source import AdapterSource, parse
@@ -33,6 +34,8 @@ class Tiering(Attached):
 
         Args: as `load_adapter`, which also brings it in; a row from examples takes that.
 
+        Warns: as `load_adapter`.
+
         Raises:
             MeteoraError: there is no host tier.
             AdapterInUseError: the name is taken.
@@ -44,6 +47,7 @@ class Tiering(Attached):
         with self.times.stage("parse"):
             adapter = parse(self._registry, source, adapter_name, revision)
         prepared = gates.resolve(gate, adapter, self.sites)
+        warn_of_missing(adapter)
         copy = tiers.pack(adapter, source, revision, prepared)
         try:
             with self._writer:

@@ -6,12 +6,14 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A name that no live adapter has.
-    #[error("no adapter named {name:?}; loaded: {}", list(.known))]
+    #[error("no adapter named {name:?}; {}", told(.known, .of_route))]
     AdapterNotFound {
         /// The name that was asked for.
         name: String,
         /// The names that exist.
         known: Vec<String>,
+        /// Whether these are only those that the route names as well: the others are no business of who uses it.
+        of_route: bool,
     },
     /// An adapter whose name, config or tensors are malformed or do not fit the model.
     #[error("adapter {adapter:?}: {}{reason} (file: {file})", tensor.as_ref().map(|t| format!("tensor {t}: ")).unwrap_or_default())]
@@ -87,6 +89,24 @@ impl Error {
             known.retain(|name| may_know(name));
         }
         self
+    }
+
+    /// The same, telling of no adapter but those that the route names itself.
+    pub fn telling_of_route(self, names: impl Fn(&str) -> bool) -> Error {
+        let mut told = self.telling(names);
+        if let Error::AdapterNotFound { of_route, .. } = &mut told {
+            *of_route = true;
+        }
+        told
+    }
+}
+
+/// `none` of a part must not read as if there were no others.
+fn told(known: &[String], of_route: &bool) -> String {
+    let known = list(known);
+    match of_route {
+        false => format!("loaded: {known}"),
+        true => format!("of the names in this route, loaded: {known}; registered_adapters() has all"),
     }
 }
 

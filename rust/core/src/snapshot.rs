@@ -166,6 +166,7 @@ impl Snapshot {
         Error::AdapterNotFound {
             name: name.to_owned(),
             known: known.into_iter().map(|name| name.to_string()).collect(),
+            of_route: false,
         }
     }
 

@@ -124,6 +124,37 @@ fn targets_in_every_form() {
 }
 
 #[test]
+fn what_is_targeted_and_has_no_tensors() {
+    let missing = |targets: &str, extra: &str| {
+        from_memory(&config_for(targets, extra), pair(Q0, 2))
+            .unwrap()
+            .missing
+    };
+    let q = r#"["q_proj"]"#;
+    assert_eq!(missing(q, ""), [Q1]);
+    assert_eq!(
+        missing(r#"["q_proj", "down_proj", "k_proj", "lm_head"]"#, "").len(),
+        3
+    );
+    assert_eq!(missing(r#""all-linear""#, "")[..2], [DOWN0, Q1]);
+    for (targets, extra) in [
+        (q, r#", "layers_to_transform": [0]"#),
+        (q, r#", "layers_to_transform": 0, "layers_pattern": "layers""#),
+        (q, r#", "exclude_modules": ".*layers.1.*""#),
+        (q, r#", "exclude_modules": ["layers.1.self_attn.q_proj"]"#),
+        (r#"["layers.0.self_attn.q_proj", "k_proj"]"#, ""),
+        (
+            r#"".*\\.0\\..*q_proj""#,
+            r#", "rank_pattern": {"down_proj": 4}, "modules_to_save": []"#,
+        ),
+    ] {
+        assert!(missing(targets, extra).is_empty(), "{targets}{extra}");
+    }
+    let whole = [pair(Q0, 2), pair(Q1, 2)].concat();
+    assert!(from_memory(&config_for(q, ""), whole).unwrap().missing.is_empty());
+}
+
+#[test]
 fn element_types_stay_and_mixed_pairs_widen() {
     let mut tensors = [pair(Q0, 2), pair(DOWN0, 2), pair(Q1, 2)].concat();
     let values = |count: usize| (0..count).map(|x| x as f32 - 3.0);

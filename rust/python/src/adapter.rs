@@ -113,6 +113,11 @@ impl Adapter {
         self.inner.modules.iter().map(module).collect()
     }
 
+    /// The linears that the config targets and that have no tensors.
+    fn missing(&self) -> Vec<String> {
+        self.inner.missing.clone()
+    }
+
     fn content_hash(&self, py: Python<'_>) -> String {
         py.detach(|| self.inner.content_hash())
     }

@@ -149,6 +149,8 @@ pub struct Adapter {
     pub name: String,
     /// The pairs, sites ascending, at most one for each site.
     pub modules: Vec<Module>,
+    /// The paths of the sites that the config targets and that have no tensors, in the sites' order.
+    pub missing: Vec<String>,
     /// Bytes of all the pairs.
     pub bytes: u64,
     /// The largest rank.

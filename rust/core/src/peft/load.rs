@@ -1,6 +1,6 @@
 //! From a source to a checked adapter.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -236,12 +236,23 @@ fn adapter(
             .iter()
             .map(|module| (module.a.len() + module.b.len()) as u64)
             .sum(),
+        missing: missing(&modules, &config, sites),
         max_rank: modules.iter().map(|module| module.rank).max().unwrap_or(0),
         dtypes,
         base_model: config.base_model,
         stamp: None,
         modules,
     })
+}
+
+fn missing(modules: &[Module], config: &Config, sites: &[SiteShape]) -> Vec<String> {
+    let given: HashSet<usize> = modules.iter().map(|module| module.site).collect();
+    let without = sites.iter().enumerate().filter(|(at, _)| !given.contains(at));
+    without
+        .map(|(_, site)| &site.path)
+        .filter(|path| config.targets.contains(path))
+        .cloned()
+        .collect()
 }
 
 /// Makes a module of two halves: both there, every value finite, one element type.

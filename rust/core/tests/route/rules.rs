@@ -73,12 +73,24 @@ fn unknown_names_are_not_found_anywhere() {
     let adapters = snapshot(&[Routable, Absent], false);
     for route in [named("1"), only(&["0", "1"]), mix(&[("0", 0.5), ("1", 0.0)])] {
         match plan(&adapters, &[route]) {
-            Err(Error::AdapterNotFound { name, known }) => {
+            Err(Error::AdapterNotFound { name, known, .. }) => {
                 assert_eq!((name.as_str(), known), ("1", vec!["0".into()]))
             }
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn what_is_said_of_part_of_the_names_says_so() {
+    let adapters = snapshot(&[Routable, Routable], false);
+    let said = |route: Route| plan(&adapters, &[route]).unwrap_err().to_string();
+    assert_eq!(said(named("9")), "no adapter named \"9\"; loaded: 0, 1");
+    let of_route = |known| {
+        format!("no adapter named \"9\"; of the names in this route, loaded: {known}; registered_adapters() has all")
+    };
+    assert_eq!(said(only(&["9"])), of_route("none"));
+    assert_eq!(said(mix(&[("1", 0.5), ("9", 0.5)])), of_route("1"));
 }
 
 #[test]
