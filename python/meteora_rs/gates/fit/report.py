@@ -52,9 +52,10 @@ class FitReport:
     accuracy: `{class: {kind of input: share}}` of held-out tokens given to their own class, over all layers.
     confusion: `[class, class]`, the share of the row's held-out tokens given to the column, mean over sites.
     shrinkage: chosen for each kind of input; refinement: nats a token of held-out responses, with the gates of the
-    closed form and with the refined ones, of which the better were taken (empty: there was no choice); priors: of the
-    classes that needed one, in nats; temperature: folded into the gates; losses: nats a token of held-out responses by
-    temperature, and at top_k=1; empty if the temperature was given, or no text could be held out.
+    closed form and with the refined ones, each with their priors, of which the better were taken (empty: there was no
+    choice); priors: of the classes that needed one, in nats; temperature: folded into the gates; losses: nats a token
+    of held-out responses by temperature, and at top_k=1; empty if the temperature was given, or no text could be held
+    out.
     """
 
     classes: list[str]
