@@ -69,9 +69,13 @@ class Meteora(Awaiting, Gating, Training, Naming, Watching, Accounts):
         Like `routing()`, the block sees the adapters that are live now until it ends, and holds them; the `Trace`
         itself holds none. Nothing is recorded of calls of a compiled model, nor of what runs inside another `trace()`
         within this one, which records it alone.
+
+        Raises:
+            RouteError: no `routing()` is open, and the config requires one.
         """
         self._require_attached()
         trace = Trace([site.path for site in self.sites])
+        self._context.check_routed()
         if self._context.is_default():
             plan = self._context.plan([Auto()], trace)
         else:
