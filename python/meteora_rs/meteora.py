@@ -13,6 +13,7 @@ from meteora_rs.handle.record import AdapterRecord
 from meteora_rs.handle.routing import Routing
 from meteora_rs.handle.stats import Accounts
 from meteora_rs.handle.training import Training
+from meteora_rs.handle.verifying import Verifying
 from meteora_rs.handle.watching import Watching
 from meteora_rs.routes import Auto, Route
 from meteora_rs.trace import Trace
@@ -20,7 +21,7 @@ from meteora_rs.trace import Trace
 __all__ = ["AdapterRecord", "Meteora"]
 
 
-class Meteora(Awaiting, Gating, Training, Naming, Watching, Accounts):
+class Meteora(Awaiting, Gating, Training, Naming, Watching, Verifying, Accounts):
     """The handle that `attach` returns; one for each model."""
 
     def routing(
