@@ -9,6 +9,7 @@ import meteora_rs
 import pytest
 import torch
 from meteora_rs import Auto, Meteora, MeteoraConfig, Mix, context
+from meteora_rs.errors import RouteError
 from tiny import adapter, equal, gate_rows, logits, prompt, tiny_model
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -71,6 +72,22 @@ def test_compiled_without_adapters_first_and_by_default(model: PreTrainedModel) 
         with torch.no_grad():
             assert torch.allclose(compiled(ids).logits, logits(model, ids), atol=2e-4)
         meteora.load_adapter(adapter(model, 8, seed=seed), f"a{seed}")
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(("fullgraph", "error"), [(False, RouteError), (True, torch._dynamo.exc.Unsupported)])
+def test_where_blocks_are_required_the_one_graph_serves_none_outside(
+    model: PreTrainedModel, fullgraph: bool, error: type[Exception]
+) -> None:
+    meteora = meteora_rs.attach(model, MeteoraConfig(require_routing=True))
+    for seed, name in enumerate(("math", "law")):
+        meteora.load_adapter(adapter(model, 4, seed=seed), name)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=counter, fullgraph=fullgraph)
+    for routes in ("math", Auto(), ["math", "law"]):
+        with pytest.raises(error, match=r"with meteora.routing"):
+            compiled(prompt(2))
+        run(compiled, meteora, routes, prompt(2))
     assert counter.frame_count == 1
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import meteora_rs
 import pytest
-from meteora_rs import Auto, Meteora
+from meteora_rs import Auto, Meteora, MeteoraConfig
 from meteora_rs.errors import RouteError
 from tiny import prompt
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 pytest.importorskip("transformers.generation.continuous_batching")
 from transformers.generation import ContinuousBatchingConfig
@@ -40,6 +41,12 @@ def test_inside_a_block_it_is_refused(loaded: Meteora, route: Any) -> None:
 def test_so_it_is_in_a_trace(loaded: Meteora) -> None:
     with loaded.trace(), pytest.raises(RouteError, match="generate_batch"):
         batch(loaded)
+
+
+def test_so_it_is_where_blocks_are_required(model: PreTrainedModel) -> None:
+    meteora = meteora_rs.attach(model, MeteoraConfig(require_routing=True))
+    with pytest.raises(RouteError, match="generate_batch"):
+        batch(meteora)
 
 
 def test_a_manager_takes_no_request_of_a_block(loaded: Meteora) -> None:

@@ -73,12 +73,20 @@ def test_limits_are_positive_integers(value: Any) -> None:
 
 def test_a_bundle_brings_no_permissions(model: PreTrainedModel, tmp_path: Path) -> None:
     write(adapter(model), tmp_path / "root" / "it")
-    config = MeteoraConfig(limits=Limits(max_rank=5), adapter_root=tmp_path / "root")
+    config = MeteoraConfig(limits=Limits(max_rank=5), adapter_root=tmp_path / "root", require_routing=True)
     meteora = meteora_rs.attach(model, config)
     meteora.load_adapter("it", "it")
     meteora.save_pretrained(tmp_path / "bundle")
     meteora.detach()
     manifest = json.loads((tmp_path / "bundle" / "meteora.json").read_text())
-    assert not {"limits", "adapter_root"} & set(manifest["config"])
+    assert not {"limits", "adapter_root", "require_routing"} & set(manifest["config"])
     again = meteora_rs.attach_pretrained(model, tmp_path / "bundle")
     assert again.config.limits == Limits() and again.config.adapter_root is None
+    again.detach()
+    again = meteora_rs.attach_pretrained(model, tmp_path / "bundle", MeteoraConfig(require_routing=True))
+    assert again.config.require_routing
+    again.detach()
+    manifest["config"]["require_routing"] = False
+    (tmp_path / "bundle" / "meteora.json").write_text(json.dumps(manifest))
+    with pytest.raises(AdapterFormatError, match="require_routing"):
+        meteora_rs.attach_pretrained(model, tmp_path / "bundle")

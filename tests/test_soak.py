@@ -1,8 +1,9 @@
-"""A short soak in every test run; `make soak` is the long one."""
+"""A short soak in every test run, of SOAK_SECONDS (120) over both configs; `make soak` is the long one."""
 
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from soak.run import POOLS, TIERS, Soak
 from soak.watch import PATIENCE, Watchdog, growth
 from tiny import adapter, tiny_model
 
+SECONDS = float(os.environ.get("SOAK_SECONDS", "120")) / 2
+LIMIT = SECONDS + 240
+"""Of a test: a busy machine has to see enough, and what is left to be checked comes after the end."""
+
 
 @pytest.fixture
 def uncollected() -> Iterator[None]:
@@ -25,20 +30,20 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(LIMIT)
 def test_answers_are_what_they_are_alone(tmp_path: Path) -> None:
     changes = {"load", "reload", "unload", "set_gates", "load broken", "aload", "aload: cancelled"}
 
     def enough(soak: Soak) -> bool:
         return soak.alone.checked > 50 and soak.interrupted["fault"] > 0 and changes <= soak.tried()
 
-    report = Soak(tmp_path, seed=1).run(15, enough=enough)
+    report = Soak(tmp_path, seed=1).run(SECONDS, enough=enough)
     assert report.answers > 50 and report.interrupted > 0
     assert changes <= set(report.changes)
     assert report.rss_growth <= max(32 << 20, 3 * report.rss_noise)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(LIMIT)
 @pytest.mark.usefixtures("uncollected")
 def test_answers_are_what_they_are_alone_while_adapters_come_and_go(tmp_path: Path) -> None:
     changes = {"register", "prefetch", "reload", "unload", "set_gates", "aload"}
@@ -49,7 +54,7 @@ def test_answers_are_what_they_are_alone_while_adapters_come_and_go(tmp_path: Pa
     def enough(soak: Soak) -> bool:
         return soak.alone.checked > 20 and soak.meteora.stats().evictions > 5 and changes <= tried(soak.tried())
 
-    report = Soak(tmp_path, seed=2, config=TIERS).run(10, enough=enough)
+    report = Soak(tmp_path, seed=2, config=TIERS).run(SECONDS, enough=enough)
     assert report.answers > 20 and report.changes["evictions"] > 5
     assert changes <= tried(report.changes)
 

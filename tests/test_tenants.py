@@ -1,13 +1,30 @@
-"""Errors and traces tell a tenant of no adapter that its routes can't reach."""
+"""Errors and traces tell a tenant of no adapter that its routes can't reach; who has no block may have none at all."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import meteora_rs
 import pytest
-from meteora_rs import Auto, Meteora, Mix
-from meteora_rs.errors import AdapterNotFoundError, MeteoraError
-from tiny import logits, prompt
+import tiny_numbers
+import torch
+from meteora_rs import Auto, Meteora, MeteoraConfig, Mix
+from meteora_rs.errors import AdapterNotFoundError, MeteoraError, RouteError
+from meteora_rs.loss import token_losses
+from tiny import adapter, equal, logits, prompt
+from tiny_numbers import POOLS, Numbers, attached, texts
+from transformers import PreTrainedModel
+
+CALLS: dict[str, Callable[[Any], object]] = {
+    "forward": lambda model: logits(model, prompt()),
+    "generate": lambda model: model.generate(prompt(), max_new_tokens=1),
+    "decoder": lambda model: model.model(prompt()),
+    "linear": lambda model: model.model.layers[0].mlp.up_proj(torch.randn(2, 64)),
+}
+"""The model and parts of it."""
 
 
 def told(meteora: Meteora, route: Any) -> str:
@@ -64,3 +81,67 @@ def test_the_base_knows_nobody(loaded: Meteora) -> None:
         assert told(loaded, "mine") == 'no adapter named "mine"; loaded: none'
     with pytest.raises(AdapterNotFoundError, match="loaded: law, math, sql"):
         loaded.unload_adapter("mine")
+
+
+@pytest.fixture
+def required(model: PreTrainedModel) -> Meteora:
+    """A model that answers inside blocks only, with two adapters."""
+    meteora = meteora_rs.attach(model, MeteoraConfig(max_adapters=4, pool_rank=64, require_routing=True))
+    for seed, name in enumerate(("math", "law")):
+        meteora.load_adapter(adapter(model, 4, seed=seed), name)
+    return meteora
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_where_blocks_are_required_none_outside_is_answered(required: Meteora, call: Callable[[Any], object]) -> None:
+    model: Any = required.model
+    refused: list[str] = []
+
+    def refuse() -> None:
+        with pytest.raises(RouteError, match=r"open 'with meteora.routing") as caught:
+            call(model)
+        refused.append(str(caught.value))
+
+    refuse()
+    with required.routing("math"):
+        call(model)
+        thread = threading.Thread(target=refuse)  # which copies no context
+        thread.start()
+        thread.join()
+        required.load_adapter(adapter(model, 4, seed=9), "sql")
+    refuse()
+    assert len(refused) == 3
+    required.detach()
+    call(model)
+
+
+def test_nor_is_anything_traced_there(required: Meteora) -> None:
+    with pytest.raises(RouteError), required.trace():
+        pass
+    with required.routing(Auto(only=["math"])), required.trace() as trace:
+        logits(required.model, prompt())
+    assert trace.adapters == ["math"]
+
+
+@pytest.mark.parametrize("route", [Auto(), "math", ["math", "law", "__base__"], Mix({"math": 0.5, "law": 1.0})])
+def test_inside_a_block_all_is_as_without(required: Meteora, model: PreTrainedModel, route: Any) -> None:
+    with required.routing(route):
+        answer = logits(model, prompt())
+    required.detach()
+    free = meteora_rs.attach(model, replace(required.config, require_routing=False))
+    for seed, name in enumerate(("math", "law")):
+        free.load_adapter(adapter(model, 4, seed=seed), name)
+    with free.routing(route):
+        assert equal(logits(model, prompt()), answer)
+
+
+def test_what_routes_for_itself_needs_no_block() -> None:
+    meteora = attached(replace(POOLS, require_routing=True))
+    options: dict[str, Any] = {"tokenizer": Numbers(), "progress": False}
+    meteora.fit_gates(texts(0), **options)
+    examples = texts(1)["first"]
+    meteora.load_adapter(tiny_numbers.adapter(meteora), "third", gate=examples, tokenizer=Numbers())
+    meteora.train_gates(texts(0), steps=1, **options)
+    meteora.train_flow_gate(texts(0)["first"], steps=1, **options)
+    meteora.set_flow_gate(None)
+    token_losses(meteora, [([1, 2, 3], 1)], Auto())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -11,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 from meteora_rs import Auto, Meteora
-from meteora_rs.errors import (
-    CapacityError,
-)
+from meteora_rs.errors import CapacityError
+from meteora_rs.tiers import Admission
 from tiers_case import IDS, NAMES, alone, attached, by, live
 from tiny import adapter, equal, logits
 from torch import Tensor
@@ -170,4 +170,34 @@ def test_an_event_loop_waits_without_standing_still(tiered: Meteora) -> None:
 
     asyncio.run(both())
     assert live(tiered) == {"d", "e"}
+    assert tiered.stats().admissions.waiting == 0  # type: ignore[union-attr]
+
+
+def test_what_fails_after_it_was_cancelled_is_told_to_nobody(
+    tiered: Meteora, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop closes when it has heard of the error, and before anybody could have asked for it."""
+    began, cancelled = threading.Event(), threading.Event()
+
+    def fail(self: Admission, names: list[str]) -> bool:
+        began.set()
+        cancelled.wait()
+        raise OSError("gone")
+
+    monkeypatch.setattr(Admission, "_bring", fail)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(tiered.aprefetch(["a"]))
+    while not began.is_set():
+        loop.run_until_complete(asyncio.sleep(0.001))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        loop.run_until_complete(task)
+    cancelled.set()
+    tiered._admitting.submit(lambda: None).result()  # its one thread is done with what came before
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    del task
+    gc.collect()
+    assert not caplog.records
     assert tiered.stats().admissions.waiting == 0  # type: ignore[union-attr]

@@ -14,7 +14,7 @@ SMALLEST, LARGEST = 2.0**-126, 2.0**127
 LARGEST_POOL = 1 << 20
 """The most rank rows that pools may have."""
 
-OF_HOST = ("limits", "adapter_root")
+OF_HOST = ("limits", "adapter_root", "require_routing")
 """Fields that say what a host permits; a bundle, which may come from elsewhere, has none of them."""
 
 
@@ -35,6 +35,9 @@ class MeteoraConfig:
         adapter_root: the folder that all adapters lie in. Paths are relative to it, or absolute and inside it; none
             leads out, by `..` or by a link (what is opened is found from a descriptor of the root, so nothing can be
             exchanged between check and use), and nothing is fetched from the hub. None: any path, and hub ids.
+        require_routing: outside of a `routing()` block the model answers nothing, compiled or not: `forward`,
+            `generate` and `trace()` raise a RouteError there. False: they follow `Auto()`, which may choose any
+            adapter, whosever it is.
 
     Raises:
         ValueError: a field is of another type or out of range.
@@ -48,6 +51,7 @@ class MeteoraConfig:
     admission_timeout: float = 30.0
     limits: Limits = field(default_factory=Limits)
     adapter_root: str | os.PathLike[str] | None = None
+    require_routing: bool = False
 
     def __post_init__(self) -> None:
         self._require_integer("max_adapters", 1, 4096)

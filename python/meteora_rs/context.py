@@ -19,7 +19,7 @@ from meteora_rs.errors import AdapterNotFoundError, MeteoraError, RouteError
 from meteora_rs.graph_routes import GraphRoutes
 from meteora_rs.leases import Lease, Leases
 from meteora_rs.ops.layout import route_width
-from meteora_rs.routes import Auto, NativeRoute, Route, to_native
+from meteora_rs.routes import BASE, Auto, NativeRoute, Route, to_native
 
 if TYPE_CHECKING:
     from meteora_rs.gates.flow import FlowGate
@@ -33,6 +33,12 @@ TakesOver: TypeAlias = "Callable[[Site, Tensor, Tensor], Tensor]"
 
 CPU = -1
 """The place of the CPU; a CUDA device's is its index, as `Tensor.get_device()` says."""
+
+OUTSIDE = (
+    "no routing() is open here, and without one this model answers nothing (MeteoraConfig(require_routing=True)): open "
+    "'with meteora.routing(…)' around the call, in the thread or task that makes it"
+)
+"""What is said where a block is required."""
 
 
 def current_stream(place: int) -> int:
@@ -203,8 +209,10 @@ class Plan:
 class RoutingContext:
     """Makes plans for one attached model and knows which one is in force here."""
 
-    def __init__(self, registry: _native.Registry, top_k: int, temperature: float) -> None:
+    def __init__(self, registry: _native.Registry, top_k: int, temperature: float, requires_routing: bool) -> None:
         self._registry = registry
+        self.requires_routing = requires_routing
+        """Whether outside of all blocks no adapter is anybody's."""
         self.tiers: Tiers | None = None
         """Where adapters come from that a route names and that are not live."""
         self.leases = Leases()
@@ -220,12 +228,21 @@ class RoutingContext:
         self.var: ContextVar[Holder] = ContextVar("meteora_rs_plan", default=self.default)
 
     def current(self) -> Plan:
-        """The plan in force: of the innermost `routing()` of this thread or task, else the default `Auto()`."""
+        """The plan in force: of the innermost `routing()` of this thread or task, else the default."""
         return self.var.get().plan
 
     def is_inside(self) -> bool:
         """Whether this is inside a call of the attached model."""
         return self.var.get().inside
+
+    def check_routed(self) -> None:
+        """Stop here if a block is required and none is open; in compiled graphs a guard, not a branch.
+
+        Raises:
+            RouteError: so it is.
+        """
+        if self.requires_routing and self.var.get().lease is None:
+            raise RouteError(OUTSIDE)
 
     def is_default(self) -> bool:
         """Whether no `routing()` is open here."""
@@ -269,9 +286,13 @@ class RoutingContext:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _default_plan(self) -> Plan:
-        """The plan of `Auto()` on the snapshot published now. It needs no lock: who calls this has the handle's writer
-        lock, which whoever changes gate rows in place has too."""
-        return self._placed(self._registry.plan([to_native(Auto())], *self._options, None, False), None)
+        """The plan of `Auto()` on the snapshot published now; of the base, where blocks are required.
+
+        It needs no lock: who calls this has the handle's writer lock, which whoever changes gate rows in place has too.
+        """
+        route = to_native(BASE if self.requires_routing else Auto())
+        plan = self._placed(self._registry.plan([route], *self._options, None, False), None)
+        return plan.taken_over(_refuse) if self.requires_routing else plan
 
     def _placed(self, native: _native.RoutePlan, trace: Trace | None) -> Plan:
         plan = Plan(native, trace, self.leases, self.flow)
@@ -312,7 +333,7 @@ class RoutingContext:
         self.refresh()
 
     def refresh(self) -> None:
-        """Resolve the default `Auto()` against the snapshot published now; for who has the handle's writer lock."""
+        """Make the default plan on the snapshot published now; for who has the handle's writer lock."""
         try:
             self.default.plan = self._default_plan()
         except BaseException:  # a signal: without this it would go on with what is gone, and hold its memory
@@ -331,3 +352,8 @@ class RoutingContext:
     def enter(self, plan: Plan, what: str, inside: bool = False) -> Block:
         """A block with `plan` in force; `inside` a call of the model, rows are not checked again."""
         return Block(self, plan, what, inside)
+
+
+def _refuse(site: Site, base: Tensor, x: Tensor) -> Tensor:
+    """In the place of a site's part where a block is required: for a part of the model that is called by itself."""
+    raise RouteError(OUTSIDE)

@@ -32,12 +32,13 @@ class Unrouted:
 
 
 def refuse_blocks(context: RoutingContext) -> None:
-    """Refuse to go on inside a block, which the generating thread would not follow.
+    """Refuse to go on inside a block, which the generating thread would not follow, and where blocks are required.
 
     Raises:
-        RouteError: a `routing()` or `trace()` block is open here.
+        RouteError: a `routing()` or `trace()` block is open here, or one has to be.
     """
-    if any(holder.lease is not None and not holder.inside for holder in context.var.get().open()):
+    opened = any(holder.lease is not None and not holder.inside for holder in context.var.get().open())
+    if opened or context.requires_routing:
         raise RouteError(
             "continuous batching (generate_batch) mixes all requests in a thread of its own, which follows Auto() and "
             "no routing() or trace(): call generate() with one route for each row instead"

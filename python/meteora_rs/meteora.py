@@ -13,6 +13,7 @@ from meteora_rs.handle.record import AdapterRecord
 from meteora_rs.handle.routing import Routing
 from meteora_rs.handle.stats import Accounts
 from meteora_rs.handle.training import Training
+from meteora_rs.handle.verifying import Verifying
 from meteora_rs.handle.watching import Watching
 from meteora_rs.routes import Auto, Route
 from meteora_rs.trace import Trace
@@ -20,7 +21,7 @@ from meteora_rs.trace import Trace
 __all__ = ["AdapterRecord", "Meteora"]
 
 
-class Meteora(Awaiting, Gating, Training, Naming, Watching, Accounts):
+class Meteora(Awaiting, Gating, Training, Naming, Watching, Verifying, Accounts):
     """The handle that `attach` returns; one for each model."""
 
     def routing(
@@ -69,9 +70,13 @@ class Meteora(Awaiting, Gating, Training, Naming, Watching, Accounts):
         Like `routing()`, the block sees the adapters that are live now until it ends, and holds them; the `Trace`
         itself holds none. Nothing is recorded of calls of a compiled model, nor of what runs inside another `trace()`
         within this one, which records it alone.
+
+        Raises:
+            RouteError: no `routing()` is open, and the config requires one.
         """
         self._require_attached()
         trace = Trace([site.path for site in self.sites])
+        self._context.check_routed()
         if self._context.is_default():
             plan = self._context.plan([Auto()], trace)
         else:

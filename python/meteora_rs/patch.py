@@ -34,7 +34,8 @@ class Patch:
     ) -> None:
         self._model: nn.Module | None = model
         # Kernels keep top_k places for each token: no more of them than there are slots.
-        self.context = RoutingContext(registry, min(config.top_k, registry.slots), config.temperature)
+        top_k = min(config.top_k, registry.slots)
+        self.context = RoutingContext(registry, top_k, config.temperature, config.require_routing)
         self.sites: list[Site] = []
         self.groups: list[InputGroup] = []
         self._linears: list[nn.Linear] = []
@@ -90,6 +91,7 @@ class Patch:
         while self._undo:
             self._undo.pop()()
         self._model = None
+        self.context.requires_routing = False
 
     def on_remove(self, undo: Callable[[], None]) -> None:
         """Have `undo` called before what has been changed until now is undone."""
@@ -126,10 +128,12 @@ class Patch:
 
         @functools.wraps(inner)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling() or not self.active:
+            if torch.compiler.is_compiling():
+                context.check_routed()
                 return inner(*args, **kwargs)
-            if context.is_inside():
+            if not self.active or context.is_inside():
                 return inner(*args, **kwargs)
+            context.check_routed()
             plan = context.plan([Auto()], None) if context.is_default() else context.current()
             with context.enter(plan, name, inside=True):  # from here on an error's traceback holds no adapter
                 plan.check_rows(_rows(args, kwargs))

@@ -17,6 +17,9 @@ from meteora_rs.errors import AdapterFormatError
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
+MEMORY = "<memory>"
+"""What stands for the folder of an adapter that came from none."""
+
 AdapterSource: TypeAlias = str | os.PathLike[str] | Mapping[str, Any]
 
 
@@ -91,7 +94,7 @@ def _parse_memory(registry: _native.Registry, source: Mapping[str, Any], name: s
     except AdapterFormatError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: torch, of a tensor that has no plain data
-        raise AdapterFormatError(f"adapter {name!r}: {error} (file: <memory>)") from error
+        raise AdapterFormatError(f"adapter {name!r}: {error} (file: {MEMORY})") from error
     # By address: they are copied without the GIL, and live until then.
     parts = [(key, _dtype(x), list(x.shape), x.data_ptr(), x.nbytes) for key, x in tensors.items()]
     return registry.parse_memory(name, text, parts)

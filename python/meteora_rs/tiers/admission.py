@@ -36,6 +36,7 @@ class Admission:
         """Names that nobody knows, or that `within` may not: the plan is refused, and nothing brought in for it."""
         self._wanted = [] if self.unknown else missing
         self._turn = Turn(meteora, tiers, ", ".join(self._wanted))
+        self._given_up = False
 
     def rests(self, name: str) -> bool:
         """Whether a name of these routes is known to somebody."""
@@ -72,13 +73,14 @@ class Admission:
         """As `__enter__`; what takes long runs in a thread, and other tasks run while it waits."""
         loop, pause = asyncio.get_running_loop(), 0.001
         while self._wanted:
-            attempt = loop.run_in_executor(self._meteora._admitting, self.attempt)
+            attempt = loop.run_in_executor(self._meteora._admitting, self._attempted)
             try:
                 if await asyncio.shield(attempt):
                     return
                 self._turn.check_time()
                 await asyncio.sleep(pause)
             except BaseException:
+                self._given_up = True
                 # The thread may be at it still: the turn is its own until it has ended.
                 attempt.add_done_callback(lambda done: done.cancelled() or done.exception())
                 attempt.add_done_callback(lambda _: self.leave())
@@ -109,6 +111,16 @@ class Admission:
     def leave(self) -> None:
         """Let the next have its turn."""
         self._turn.leave()
+
+    def _attempted(self) -> bool:
+        """`attempt`; False if it has failed after it was given up: nobody asks for that error, and a loop that closes
+        just then would say so."""
+        try:
+            return self.attempt()
+        except Exception:
+            if self._given_up:
+                return False
+            raise
 
     def _bring(self, names: list[str]) -> bool:
         """Bring in these, unless one is replaced meanwhile; False: there is no room now. Nothing is done halfway."""

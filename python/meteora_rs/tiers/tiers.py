@@ -166,8 +166,18 @@ class Tiers:
             raise AdapterNotFoundError(f"no adapter named {name!r} is registered")
         return registration
 
+    def check_stamp(self, name: str) -> None:
+        """Read the files of an adapter that is on disk alone, and leave it there. Raises: as `fetch`."""
+        self._parse(self._registration(name))
+
     def _read(self, registration: Registration, gate: str) -> Copy:
         """Pack an adapter from its files again."""
+        adapter, folder = self._parse(registration), registration.folder
+        assert folder is not None
+        return self.pack(adapter, folder, registration.revision, gates.resolve(gate, adapter, self._meteora.sites))
+
+    def _parse(self, registration: Registration) -> _native.Adapter:
+        """An adapter from its files again, if they are those that were registered."""
         meteora, folder, name = self._meteora, registration.folder, registration.record.name
         assert folder is not None
         with meteora.times.stage("parse"):
@@ -177,7 +187,7 @@ class Tiers:
                 f"adapter {name!r}: its files have changed since it was registered; reload_adapter() takes them as "
                 f"they are now (file: {adapter.source})"
             )
-        return self.pack(adapter, folder, registration.revision, gates.resolve(gate, adapter, meteora.sites))
+        return adapter
 
     def admission(self, routes: Sequence[NativeRoute], within: _native.RoutePlan | None = None) -> Admission:
         """What a request with these routes goes through before it has its plan, inside a block with `within`."""

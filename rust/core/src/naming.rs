@@ -29,20 +29,28 @@ impl Naming {
     /// The names that `name` stands for in a list: a group's members for `@group`, else `name` itself.
     ///
     /// Errors: [`Error::Route`], which tells of no other group: it may belong to somebody else. A group that leads
-    /// beyond `reach` is as one that there is not.
+    /// beyond `reach` is as one that there is not, also in the time that it takes: the name is held against the groups
+    /// that lie within, all of them, and no others.
     pub fn expand<'a>(&'a self, name: &'a str, reach: &Reach) -> Result<Vec<&'a str>> {
         let Some(group) = name.strip_prefix(GROUP_MARK) else {
             return Ok(vec![name]);
         };
-        let within = |member: &Arc<str>| reach.resolve(self, member).is_some();
-        match self.groups.get(group) {
-            Some(members) if members.iter().all(within) => {
-                Ok(members.iter().map(|member| &**member).collect())
-            }
-            _ => Err(Error::Route(format!(
-                "there is no group \"{name}\"; set_group() makes one"
-            ))),
-        }
+        let found = if reach.is_bound() {
+            let within = |member: &Arc<str>| reach.has(self.resolve(member));
+            let groups = self
+                .groups
+                .iter()
+                .filter(|(_, members)| members.iter().all(within));
+            groups.fold(
+                None,
+                |found, (key, members)| if **key == *group { Some(members) } else { found },
+            )
+        } else {
+            self.groups.get(group)
+        };
+        let members = found
+            .ok_or_else(|| Error::Route(format!("there is no group \"{name}\"; set_group() makes one")))?;
+        Ok(members.iter().map(|member| &**member).collect())
     }
 
     /// Each alias with its target.

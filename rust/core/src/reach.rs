@@ -30,7 +30,18 @@ impl Reach {
     }
 
     /// The adapter's own name that a route's name stands for; none, if that is beyond.
+    ///
+    /// Where there is a bound, a name is held against the aliases that lead within, all of them, and no others: how long
+    /// it takes tells nothing of what is beyond.
     pub fn resolve<'a>(&self, naming: &'a Naming, name: &'a str) -> Option<&'a str> {
-        Some(naming.resolve(name)).filter(|adapter| self.has(adapter))
+        if !self.is_bound() {
+            return Some(naming.resolve(name));
+        }
+        let within = naming.aliases().filter(|(_, target)| self.has(target));
+        let own = self.has(name).then_some(name);
+        within.fold(
+            own,
+            |found, (alias, target)| if alias == name { Some(target) } else { found },
+        )
     }
 }

@@ -117,15 +117,18 @@ fn record(snapshot: &Snapshot, row: usize, route: &Route, reach: &Reach) -> Resu
         Route::Mix(weights) => {
             let made = mix(snapshot, row, weights, reach);
             let told = made.map_err(|error| {
-                error.telling_of_route(|known| weights.iter().any(|(name, _)| name == known))
+                error.telling_of_route(|known| {
+                    reach.has(known) && weights.iter().any(|(name, _)| name == known)
+                })
             });
             Ok(fixed(snapshot, told?))
         }
         Route::Auto { only: None } => Ok(auto(snapshot, &choice(snapshot, reach))),
         Route::Auto { only: Some(names) } => {
             let made = listed(snapshot, row, names, reach);
-            let told =
-                made.map_err(|error| error.telling_of_route(|known| names.iter().any(|name| name == known)));
+            let told = made.map_err(|error| {
+                error.telling_of_route(|known| reach.has(known) && names.iter().any(|name| name == known))
+            });
             Ok(auto(snapshot, &told?))
         }
     }

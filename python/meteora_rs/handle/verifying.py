@@ -1,0 +1,63 @@
+"""Are an adapter's files still what was loaded of them?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meteora_rs.errors import AdapterFormatError, MeteoraError
+from meteora_rs.handle.attached import Attached
+from meteora_rs.handle.record import AdapterRecord
+from meteora_rs.peft_folder import Module, live_modules, peft_parts, resting_modules
+from meteora_rs.source import MEMORY, parse
+
+
+class Verifying(Attached):
+    """What is served against what is on disk."""
+
+    def verify_adapter(self, adapter_name: str) -> None:
+        """Hold an adapter's files against what is served of them, by SHA-256 over every rank, scaling, type and weight.
+
+        Nothing is kept for it: both sides are hashed now, and are in memory once more meanwhile. Requests, loads and
+        unloads go on. What is registered and on disk alone has nothing to be held against but its stamp (device, inode,
+        size, times).
+
+        Args:
+            adapter_name: of a live or a registered adapter, or an alias.
+
+        Raises:
+            AdapterFormatError: the files are not what was loaded, or no adapter that fits.
+            AdapterUnsupportedError: their config asks now for what is not supported.
+            AdapterNotFoundError: no such adapter.
+            AdapterInUseError: an adapter is being reloaded in its own place; try again.
+            MeteoraError: it came from memory, or this handle was detached.
+            OSError: the files can't be read.
+        """
+        self._require_attached()
+        name = self._registry.aliases().get(adapter_name, adapter_name)
+        with self._writer:  # what is listed is what is held
+            hold, live = self._hold()
+            record = next((record for record in live if record.name == name), None)
+        try:
+            if record is not None:
+                return self._compare(record, live_modules(self.sites, record.slot))
+        finally:
+            del hold
+        if self.tiers is None or not self.tiers.knows(name):
+            self.adapter(name)  # which says that there is none
+        assert self.tiers is not None
+        record, copy = self.tiers.record(name), self.tiers.native.hold(name)
+        if copy is None:
+            return self.tiers.check_stamp(name)
+        self._compare(record, resting_modules(self.sites, copy))
+
+    def _compare(self, record: AdapterRecord, served: Iterable[Module]) -> None:
+        """Raises: as `verify_adapter`."""
+        if record.source == MEMORY:
+            raise MeteoraError(f"adapter {record.name!r} came from memory: it has no files to be held against")
+        files = parse(self._registry, record.source, record.name).content_hash()
+        config, tensors = peft_parts(served)
+        if files != parse(self._registry, {"config": config, "tensors": tensors}, record.name).content_hash():
+            raise AdapterFormatError(
+                f"adapter {record.name!r}: its files are not what was loaded of them; reload_adapter() takes them as "
+                f"they are now (file: {record.source})"
+            )
