@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
         ("host_bytes", [-1, 1 << 47, 1e6, "1"]),
         ("admission_timeout", [-1, float("inf"), float("nan"), 10**400, "30"]),
         ("limits", [None, {}, 3]),
+        ("require_routing", [1, None, "yes"]),
         ("adapter_root", [3, b"here", ["here"]]),
     ],
 )

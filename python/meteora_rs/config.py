@@ -61,6 +61,7 @@ class MeteoraConfig:
         self._require_number("admission_timeout", 0.0, LARGEST, "0 or more seconds")
         self._require_number("temperature", SMALLEST, LARGEST, "finite and above 0 as a float32")
         self._require("limits", isinstance(self.limits, Limits), "a Limits")
+        self._require("require_routing", isinstance(self.require_routing, bool), "True or False")
         self._require("adapter_root", isinstance(self.adapter_root, str | os.PathLike | None), "a path or None")
 
     def _require_integer(self, field: str, least: int, most: int) -> None:
