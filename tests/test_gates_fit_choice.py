@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from meteora_rs import Auto, Meteora
-from meteora_rs.gates.fit.choice import Chosen, choose_gates
+from meteora_rs.gates.fit.choice import NOISE, Candidate, Chosen, choose_gates
 from meteora_rs.gates.fit.held_out import HeldOut
 from meteora_rs.gates.fit.sweeps import Gates
 from tiny_numbers import ALPHABETS, attached, example
@@ -32,8 +32,12 @@ def choose(monkeypatch: pytest.MonkeyPatch, nats: dict[float, float], **kept: An
         "meteora_rs.gates.fit.held_out.token_losses",
         lambda _, texts, route, **__: [(nats.get(bias(), 9.0) if route == Auto() else OWN, 1) for _ in texts],
     )
-    tried = {"closed form": all_with(meteora, 0.0), "refined": all_with(meteora, 20.0)}
-    meteora.set_gates(tried["closed form"])
+    right = kept.get("right", (0.8, 0.8))
+    tried = {
+        "closed form": Candidate(all_with(meteora, 0.0), right[0]),
+        "refined": Candidate(all_with(meteora, 20.0), right[1]),
+    }
+    meteora.set_gates(tried["closed form"].gates)
     held = HeldOut(meteora, NAMES, kept.get("examples", HELD), Auto(), lambda _: None)
     return choose_gates(meteora, tried, held), bias()
 
@@ -55,6 +59,12 @@ def test_each_is_tried_with_the_priors_that_it_needs(
     chosen, in_force = choose(monkeypatch, nats)
     assert chosen.priors == {NAMES[0]: 1.0} and chosen.refined == (best > 20.0) and chosen.loss == 1.2
     assert in_force == best == next(iter(chosen.gates[NAMES[0]].values()))[1]
+
+
+@pytest.mark.parametrize(("behind", "best"), [(0.9 * NOISE, 20.0), (1.1 * NOISE, 0.0)])
+def test_where_losses_are_alike_the_tokens_decide(monkeypatch: pytest.MonkeyPatch, behind: float, best: float) -> None:
+    _, in_force = choose(monkeypatch, {0.0: 1.5, 20.0: 1.5 + behind}, right=(0.8, 0.9))
+    assert in_force == best
 
 
 def test_without_held_out_texts_the_first_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from meteora_rs.routes import BASE, Auto
 
-from .choice import CLOSED, REFINED, choose_gates
+from .choice import CLOSED, REFINED, Candidate, choose_gates
 from .data import Batch, Example, Text, make_examples
 from .general import general_texts
 from .held_out import READ, READ_TO_REFINE, HeldOut
@@ -134,11 +134,12 @@ def fit_gates(
         if BASE not in data:
             meteora.set_gates({BASE: None})
         solved, reports = _read(meteora, lessons, fitted, bar, shrinkage, memory_budget, refine)
-        gates = by_name(solved.best(), names)
         start = time.perf_counter()
         bar.set_description("fitting gates, priors")
         held = HeldOut(meteora, names, examples, fitted, bar.set_postfix_str, READ_TO_REFINE if refine else READ)
-        tried = {CLOSED: gates} | ({REFINED: by_name(solved.refined, names)} if refine else {})
+        tried = {CLOSED: Candidate(by_name(solved.best(), names), solved.right())}
+        if refine:
+            tried[REFINED] = Candidate(by_name(solved.refined, names), solved.refined_right())
         chosen = choose_gates(meteora, tried, held)
         losses: dict[str, float] = {}
         if temperature is None:

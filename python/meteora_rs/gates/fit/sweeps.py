@@ -69,6 +69,15 @@ class Solved:
         recalls = {kind: recall(each) for kind, each in self.confusions.items()}
         return {kind: int((each >= each.max() - ENOUGH).nonzero().max()) for kind, each in recalls.items()}
 
+    def right(self) -> float:
+        """The share of kept-back tokens that `best` gives to their own class, mean over classes and kinds of input."""
+        recalls = [recall(self.confusions[kind][at]) for kind, at in self.chosen().items()]
+        return float(torch.stack(recalls).mean())
+
+    def refined_right(self) -> float:
+        """The same of the refined rows."""
+        return float(torch.stack([recall(each) for each in self.refined_confusions.values()]).mean())
+
     def shrinkage(self) -> dict[str, float]:
         """The chosen shrinkage of each group."""
         chosen = self.chosen()
