@@ -18,7 +18,7 @@ from meteora_rs.cli.loading import load_model
 
 HERE = Path(__file__).parent
 TASKS = ("object_counting", "reasoning_about_colored_objects", "logical_deduction", "goal_step_wikihow")
-EXAMPLES_PER_TASK = 60
+EXAMPLES_PER_TASK = 140
 
 
 def pairs(path: Path, count: int | None = None) -> list[tuple[str, str]]:
@@ -44,7 +44,7 @@ def main() -> None:
     for task in TASKS:
         meteora.load_adapter(args.adapters / task, adapter_name=task)
     examples = {task: pairs(Path(args.tasks) / task / "train.jsonl", EXAMPLES_PER_TASK) for task in TASKS}
-    print(meteora.fit_gates(examples, tokenizer=tokenizer))
+    print(meteora.fit_gates(examples, tokenizer=tokenizer, refine=True, read=6000, memory_budget=4 << 30))
 
     meteora.save_pretrained(args.output, statistics=False)  # they would be four fifths of it
     print(f"wrote {args.output}")

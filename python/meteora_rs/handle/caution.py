@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 from meteora_rs import _native
+from meteora_rs.source import MEMORY
 
 PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
@@ -22,7 +23,7 @@ def warn_of_missing(adapter: _native.Adapter) -> None:
     if not missing:
         return
     source = adapter.source
-    file = source if source == "<memory>" else Path(source, "adapter_model.safetensors")
+    file = source if source == MEMORY else Path(source, "adapter_model.safetensors")
     warnings.warn(
         f"adapter {adapter.name!r}: {len(missing)} of the {len(missing) + len(adapter.modules())} linears that its "
         f"config targets have no tensors, and stay as the base has them; the first is {missing[0]} (file: {file})",

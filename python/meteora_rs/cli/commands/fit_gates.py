@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gates_bundle.add_input_arguments(parser)
     parser.add_argument("--passes", type=positive, default=2, metavar="N", help="over the texts (default: 2)")
     parser.add_argument("--refine", action="store_true", help="better gates, in twice the time or more")
+    parser.add_argument("--read", type=positive, default=3000, metavar="N", help="tokens of an adapter (default: 3000)")
+    parser.add_argument("--memory-gib", type=positive, default=2, metavar="N", help="for statistics (default: 2)")
     gates_bundle.add_output_arguments(parser, "the report as a picture")
 
 
@@ -33,7 +35,15 @@ def run(args: argparse.Namespace) -> int:
     meteora, tokenizer, data = gates_bundle.prepare(args)
     try:
         base = None if args.no_base else "general"
-        report = meteora.fit_gates(data, base=base, tokenizer=tokenizer, passes=args.passes, refine=args.refine)
+        report = meteora.fit_gates(
+            data,
+            base=base,
+            tokenizer=tokenizer,
+            passes=args.passes,
+            refine=args.refine,
+            read=args.read,
+            memory_budget=args.memory_gib << 30,
+        )
     except ValueError as error:  # too few classes or texts: the user's to mend
         raise MeteoraError(str(error)) from error
     gates_bundle.finish(args, meteora, report)
