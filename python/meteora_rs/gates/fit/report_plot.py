@@ -43,5 +43,5 @@ def plot_report(report: FitReport, path: str | Path) -> None:
     right.set_xlim(0, 1)
     right.set_xlabel("share of held-out tokens routed right, by input")
     if kinds:
-        right.legend(frameon=False, fontsize=7, loc="lower left")
-    figure.savefig(path, dpi=130)
+        right.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(kinds))
+    figure.savefig(path, dpi=130, bbox_inches="tight")
