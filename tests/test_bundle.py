@@ -54,7 +54,24 @@ def test_one_from_a_narrow_model_fits_a_wide_one(tmp_path: Path) -> None:
     assert after.config.pool_rank == 32 and after.stats().rank_rows.live == 16
 
 
-@pytest.mark.parametrize("size", [3, "4", None])
+@pytest.mark.parametrize(("key", "value"), [("gate", "tensor"), ("gate", None), ("pinned", "no")])
+def test_what_no_adapter_can_be_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+    saved(tmp_path)
+    path = tmp_path / MANIFEST
+    data = json.loads(path.read_text())
+    data["adapters"][0][key] = value
+    path.write_text(json.dumps(data))
+    with pytest.raises(AdapterFormatError, match=f"{key} {value!r}"):
+        attach_pretrained(tiny_model(), tmp_path)
+
+
+def test_everybody_may_read_it(tmp_path: Path) -> None:
+    saved(tmp_path / "bundle")
+    for path in (tmp_path / "bundle").rglob("*"):
+        assert path.stat().st_mode & 0o044 == 0o044, path
+
+
+@pytest.mark.parametrize("size", [3, "4", 4.0, None])
 def test_a_wrong_element_size_is_refused(tmp_path: Path, size: Any) -> None:
     saved(tmp_path)
     path = tmp_path / MANIFEST

@@ -149,7 +149,7 @@ EXAMPLES: list[tuple[str, str, Callable[[Meteora], object]]] = [
     ("AdapterNotFoundError", "no alias named 'prod'; there are: none", lambda m: m.remove_alias("prod")),
     ("RouteError", "no group named 'tenant'; there are: none", lambda m: m.remove_group("tenant")),
     ("RouteError", 'group "tenant" needs a member', lambda m: m.set_group("tenant", [])),
-    ("RouteError", "its members are a list of names, not the string 'math'", lambda m: m.set_group("tenant", "math")),
+    ("RouteError", "its members are a list of names, not 'math'", lambda m: m.set_group("tenant", "math")),
     ("RouteError", 'there is no group "@tenant"; set_group() makes one', lambda m: route(m, Auto(only="@tenant"))),
     (
         "RouteError", 'row 0: group "@tenant" lists "medicine", which is no live adapter',

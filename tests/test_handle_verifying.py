@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from meteora_rs import Meteora
-from meteora_rs.errors import AdapterFormatError, AdapterNotFoundError, MeteoraError
+from meteora_rs.errors import AdapterFormatError, AdapterInUseError, AdapterNotFoundError, MeteoraError
+from meteora_rs.handle import verifying
+from meteora_rs.peft_folder import Module
 from tiers_case import live
 from tiny import adapter, write
 
@@ -52,6 +56,36 @@ def test_so_it_is_in_the_hosts_memory(tiered: Meteora, tmp_path: Path) -> None:
     with pytest.raises(AdapterFormatError, match="changed since it was registered"):
         tiered.verify_adapter("it")
     assert live(tiered) == set()
+
+
+def test_a_folder_that_is_gone_is_not_looked_for_on_the_hub(
+    meteora: Meteora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("it was"))
+    meteora.load_adapter(write(adapter(meteora.model), Path("owner") / "it"), "it")
+    (tmp_path / "owner").rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError):
+        meteora.verify_adapter("it")
+
+
+def test_what_is_replaced_meanwhile_is_no_alarm(
+    meteora: Meteora, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(adapter(meteora.model), tmp_path / "it")
+    meteora.load_adapter(folder, "it")
+    parts = verifying.peft_parts
+
+    def replaced(modules: Iterable[Module]) -> Any:
+        monkeypatch.setattr(verifying, "peft_parts", parts)
+        found = parts(modules)
+        meteora.reload_adapter("it", adapter(meteora.model, seed=9))
+        return found
+
+    change_a_byte(folder)
+    monkeypatch.setattr(verifying, "peft_parts", replaced)
+    with pytest.raises(AdapterInUseError, match="replaced while it was verified"):
+        meteora.verify_adapter("it")
 
 
 def test_what_has_no_files(loaded: Meteora) -> None:

@@ -173,6 +173,37 @@ def test_an_event_loop_waits_without_standing_still(tiered: Meteora) -> None:
     assert tiered.stats().admissions.waiting == 0  # type: ignore[union-attr]
 
 
+def test_a_turn_ends_with_its_thread_though_the_loop_is_closed(
+    tiered: Meteora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, closed = threading.Event(), threading.Event()
+    bring = Admission._bring
+
+    def late(self: Admission, names: list[str]) -> bool:
+        began.set()
+        closed.wait()
+        return bring(self, names)
+
+    async def given_up() -> None:
+        task = asyncio.create_task(tiered.aprefetch(["a"]))
+        while not began.is_set():
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Admission, "_bring", late)
+        asyncio.run(given_up())
+        closed.set()
+        tiered._admitting.submit(lambda: None).result()
+    gc.disable()
+    try:
+        tiered.prefetch(["b"])
+    finally:
+        gc.enable()
+
+
 def test_what_fails_after_it_was_cancelled_is_told_to_nobody(
     tiered: Meteora, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

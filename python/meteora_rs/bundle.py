@@ -29,7 +29,7 @@ from meteora_rs.bundle_names import BundleNames
 from meteora_rs.config import LARGEST_POOL, OF_HOST, MeteoraConfig
 from meteora_rs.errors import AdapterFormatError, MeteoraError
 from meteora_rs.exchange import exchange
-from meteora_rs.handle.record import AdapterRecord
+from meteora_rs.handle.record import GIVEN, AdapterRecord
 from meteora_rs.peft_folder import live_modules, resting_modules, write_peft_folder
 from meteora_rs.routes import BASE
 from meteora_rs.tensor_file import save_tensors
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST, GATES, ADAPTERS = "meteora.json", "gates.safetensors", "adapters"
 STATISTICS, FLOW = "statistics.safetensors", "flow.safetensors"
+
+KINDS = ("none", "arrow", *GIVEN)
+"""Of gates."""
 
 Rows = dict[str, tuple[Tensor, float]]
 
@@ -190,7 +193,10 @@ def read_manifest(folder: str | Path) -> Manifest:
             for adapter in data["adapters"]
         ]
         element_size = data.get("element_size", 4)
-        if element_size not in (2, 4, 8):
+        for adapter in adapters:
+            if adapter["gate"] not in KINDS or not isinstance(adapter["pinned"], bool):
+                raise ValueError(f"adapter {adapter['name']!r}: gate {adapter['gate']!r}, pinned {adapter['pinned']!r}")
+        if type(element_size) is not int or element_size not in (2, 4, 8):
             raise ValueError(f"element_size is 2, 4 or 8, not {element_size!r}")
         config = MeteoraConfig(**data["config"])
         hashes = data["gates_sha256"], data.get("statistics_sha256"), data.get("flow_sha256")
@@ -198,7 +204,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         return Manifest(config, dict(data["sites"]), adapters, *hashes, element_size, names, stamp)
     except AdapterFormatError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise AdapterFormatError(f"not a meteora bundle: {type(error).__name__}: {error} (file: {path})") from error
 
 
@@ -235,7 +241,7 @@ def load_bundle(meteora: Meteora, folder: str | Path, manifest: Manifest) -> Non
         load(path, name, gate="arrow" if gate == "arrow" else "none")
         if adapter["pinned"]:
             meteora.pin_adapter(name)
-    for kind in ("tensors", "fitted", "examples"):
+    for kind in GIVEN:
         names = [adapter["name"] for adapter in manifest.adapters if adapter["gate"] == kind]
         if missing := [name for name in names if name not in rows]:
             raise AdapterFormatError(f"adapter {missing[0]!r}: no gate rows (file: {gates_path})")

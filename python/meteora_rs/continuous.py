@@ -41,7 +41,8 @@ def refuse_blocks(context: RoutingContext) -> None:
     if opened or context.requires_routing:
         raise RouteError(
             "continuous batching (generate_batch) mixes all requests in a thread of its own, which follows Auto() and "
-            "no routing() or trace(): call generate() with one route for each row instead"
+            "no routing() or trace(): inside a block, or with require_routing=True, call generate() with one route for "
+            "each row instead"
         )
 
 

@@ -26,3 +26,5 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
             raise
         errno = int(found[1])
         raise OSError(errno, os.strerror(errno), str(path)) from error
+    # safetensors writes beside it and renames, which leaves a file that nobody else may read.
+    os.chmod(path, 0o644)

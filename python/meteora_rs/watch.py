@@ -144,7 +144,7 @@ class Watch:
                 meteora.load_adapter(path, name)
         except Exception as error:
             # What is wrong with the files stays wrong until they change; the rest may go better next time.
-            if isinstance(error, MeteoraError) and not isinstance(error, (CapacityError, AdapterInUseError)):
+            if isinstance(error, (MeteoraError, Warning)) and not isinstance(error, (CapacityError, AdapterInUseError)):
                 seen.refused = seen.stamp
             self._note(name, error)
             return

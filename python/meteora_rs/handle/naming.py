@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, RouteError
 from meteora_rs.handle.attached import Attached
@@ -56,8 +56,10 @@ class Naming(Attached):
             AdapterFormatError: the group's or a member's name is no legal one.
             RouteError: no members, or a string in the place of a list.
         """
-        if isinstance(members, str):
-            raise RouteError(f"group {group!r}: its members are a list of names, not the string {members!r}")
+        if not isinstance(group, str):
+            raise RouteError(f"a group's name is a string, not {group!r}")
+        if isinstance(members, str) or not isinstance(members, Collection):
+            raise RouteError(f"group {group!r}: its members are a list of names, not {members!r}")
         with self._writer:
             self._require_attached()
             self._registry.set_group(group.removeprefix(GROUP_MARK), list(members))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from meteora_rs.errors import AdapterFormatError, MeteoraError
+from meteora_rs.errors import AdapterFormatError, AdapterInUseError, MeteoraError
 from meteora_rs.handle.attached import Attached
 from meteora_rs.handle.record import AdapterRecord
 from meteora_rs.peft_folder import Module, live_modules, peft_parts, resting_modules
@@ -28,7 +29,7 @@ class Verifying(Attached):
             AdapterFormatError: the files are not what was loaded, or no adapter that fits.
             AdapterUnsupportedError: their config asks now for what is not supported.
             AdapterNotFoundError: no such adapter.
-            AdapterInUseError: an adapter is being reloaded in its own place; try again.
+            AdapterInUseError: it is being reloaded, or was meanwhile; try again.
             MeteoraError: it came from memory, or this handle was detached.
             OSError: the files can't be read.
         """
@@ -54,10 +55,22 @@ class Verifying(Attached):
         """Raises: as `verify_adapter`."""
         if record.source == MEMORY:
             raise MeteoraError(f"adapter {record.name!r} came from memory: it has no files to be held against")
-        files = parse(self._registry, record.source, record.name).content_hash()
+        source = (
+            record.source if self._registry.has_root else Path(record.source)
+        )  # a path is never looked for on the hub
+        files = parse(self._registry, source, record.name).content_hash()
         config, tensors = peft_parts(served)
         if files != parse(self._registry, {"config": config, "tensors": tensors}, record.name).content_hash():
+            if self._weights(record.name) != record.weights:
+                raise AdapterInUseError(f"adapter {record.name!r} was replaced while it was verified; verify it again")
             raise AdapterFormatError(
                 f"adapter {record.name!r}: its files are not what was loaded of them; reload_adapter() takes them as "
                 f"they are now (file: {record.source})"
             )
+
+    def _weights(self, name: str) -> int | None:
+        """The generation of an adapter's weights now."""
+        for record in self.adapters():
+            if record.name == name:
+                return record.weights
+        return self.tiers.record(name).weights if self.tiers is not None and self.tiers.knows(name) else None

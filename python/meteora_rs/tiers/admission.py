@@ -71,19 +71,18 @@ class Admission:
 
     async def enter_async(self) -> None:
         """As `__enter__`; what takes long runs in a thread, and other tasks run while it waits."""
-        loop, pause = asyncio.get_running_loop(), 0.001
+        pause = 0.001
         while self._wanted:
-            attempt = loop.run_in_executor(self._meteora._admitting, self._attempted)
+            work = self._meteora._admitting.submit(self._attempted)
             try:
-                if await asyncio.shield(attempt):
+                if await asyncio.shield(asyncio.wrap_future(work)):
                     return
                 self._turn.check_time()
                 await asyncio.sleep(pause)
             except BaseException:
                 self._given_up = True
-                # The thread may be at it still: the turn is its own until it has ended.
-                attempt.add_done_callback(lambda done: done.cancelled() or done.exception())
-                attempt.add_done_callback(lambda _: self.leave())
+                # The thread may be at it still: the turn is its own until it has ended, even when the loop is closed.
+                work.add_done_callback(lambda _: self.leave())
                 raise
             pause = min(2 * pause, LONGEST_PAUSE)
 

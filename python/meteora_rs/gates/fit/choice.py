@@ -23,7 +23,7 @@ NOISE = 0.005
 
 @dataclass(frozen=True)
 class Candidate:
-    """Gates, and the share of kept-back tokens that they route right."""
+    """Gates, and the share of kept-back tokens that they route right as they are."""
 
     gates: Gates
     right: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -50,7 +51,8 @@ class FitReport:
 
     texts, tokens: for each class (adapters and the base) what was given and how many tokens taught.
     accuracy: `{class: {kind of input: share}}` of held-out tokens given to their own class, over all layers.
-    confusion: `[class, class]`, the share of the row's held-out tokens given to the column, mean over sites.
+    confusion: `[class, class]`, the share of the row's held-out tokens given to the column, mean over sites. Both are
+    of the gates that were taken, before priors.
     shrinkage: chosen for each kind of input; refinement: nats a token of held-out responses, with the gates of the
     closed form and with the refined ones, each with their priors, of which the better were taken (empty: there was no
     choice); priors: of the classes that needed one, in nats; temperature: folded into the gates; losses: nats a token
@@ -100,7 +102,8 @@ class FitReport:
 
     def __str__(self) -> str:
         classes = [f"{name} ({count} texts, {self.tokens[name]} tokens)" for name, count in self.texts.items()]
-        shares = [f"{kind} {share:.3f}" for kind, share in self.passes[-1].accuracy.items()]
+        kinds = self.passes[-1].accuracy
+        shares = [f"{kind} {mean([each[kind] for each in self.accuracy.values()]):.3f}" for kind in kinds]
         right = ", ".join(shares) or "none kept"
         lines = [f"fitted in {self.seconds:.0f} s: {', '.join(classes)}; kept-back tokens routed right: {right}"]
         shrunk = ", ".join(f"{kind} {value:g}" for kind, value in self.shrinkage.items())
@@ -138,14 +141,14 @@ def make_report(
     for path in solved.rows:
         kind = path.rpartition(".")[2]
         sites[kind] = sites.get(kind, 0) + 1
-    mean = torch.stack([kinds[kind] * count for kind, count in sites.items()]).sum(0) / sum(sites.values())
+    confusion = torch.stack([kinds[kind] * count for kind, count in sites.items()]).sum(0) / sum(sites.values())
     return FitReport(
         classes=names,
         texts=texts,
         tokens=dict(zip(names, tokens.int().tolist(), strict=True)),
         passes=passes,
         accuracy={name: {kind: float(each[i, i]) for kind, each in kinds.items()} for i, name in enumerate(names)},
-        confusion=mean.tolist(),
+        confusion=confusion.tolist(),
         shrinkage={kind: solved.shrinkages[index] for kind, index in shrinkage.items()},
         refinement=chosen.losses,
         priors=chosen.priors,

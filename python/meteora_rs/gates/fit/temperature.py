@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from meteora_rs.config import SMALLEST
+
 from .held_out import HeldOut
 
 TEMPERATURES = (0.25, 0.5, 1.0)  # ascending
@@ -23,7 +25,7 @@ def choose_temperature(held: HeldOut, alone: float | None, top_k: int, own: floa
     chosen, least = SHARPEST, alone
     for temperature in TEMPERATURES:
         held.trying(f"{temperature:g}")
-        loss = held.mean(held.routed(max(2, top_k), temperature * own))
+        loss = held.mean(held.routed(max(2, top_k), max(temperature * own, SMALLEST)))
         losses[f"{temperature:g}"] = loss
         if not loss < least:
             break
