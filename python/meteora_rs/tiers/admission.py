@@ -36,7 +36,6 @@ class Admission:
         """Names that nobody knows, or that `within` may not: the plan is refused, and nothing brought in for it."""
         self._wanted = [] if self.unknown else missing
         self._turn = Turn(meteora, tiers, ", ".join(self._wanted))
-        self._given_up = False
 
     def rests(self, name: str) -> bool:
         """Whether a name of these routes is known to somebody."""
@@ -73,14 +72,13 @@ class Admission:
         """As `__enter__`; what takes long runs in a thread, and other tasks run while it waits."""
         pause = 0.001
         while self._wanted:
-            work = self._meteora._admitting.submit(self._attempted)
+            work = self._meteora._admitting.submit(self.attempt)
             try:
-                if await asyncio.shield(asyncio.wrap_future(work)):
+                if await asyncio.wrap_future(work):  # given up, it asks for no error of the thread's
                     return
                 self._turn.check_time()
                 await asyncio.sleep(pause)
             except BaseException:
-                self._given_up = True
                 # The thread may be at it still: the turn is its own until it has ended, even when the loop is closed.
                 work.add_done_callback(lambda _: self.leave())
                 raise
@@ -110,16 +108,6 @@ class Admission:
     def leave(self) -> None:
         """Let the next have its turn."""
         self._turn.leave()
-
-    def _attempted(self) -> bool:
-        """`attempt`; False if it has failed after it was given up: nobody asks for that error, and a loop that closes
-        just then would say so."""
-        try:
-            return self.attempt()
-        except Exception:
-            if self._given_up:
-                return False
-            raise
 
     def _bring(self, names: list[str]) -> bool:
         """Bring in these, unless one is replaced meanwhile; False: there is no room now. Nothing is done halfway."""

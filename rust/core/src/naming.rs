@@ -28,29 +28,29 @@ impl Naming {
 
     /// The names that `name` stands for in a list: a group's members for `@group`, else `name` itself.
     ///
-    /// Errors: [`Error::Route`], which tells of no other group: it may belong to somebody else. A group that leads
-    /// beyond `reach` is as one that there is not, also in the time that it takes: the name is held against the groups
-    /// that lie within, all of them, and no others.
-    pub fn expand<'a>(&'a self, name: &'a str, reach: &Reach) -> Result<Vec<&'a str>> {
+    /// Errors: [`Error::Route`], which tells of no other group: it may belong to somebody else.
+    pub fn expand<'a>(&'a self, name: &'a str) -> Result<Vec<&'a str>> {
         let Some(group) = name.strip_prefix(GROUP_MARK) else {
             return Ok(vec![name]);
         };
-        let found = if reach.is_bound() {
-            let within = |member: &Arc<str>| reach.has(self.resolve(member));
-            let groups = self
-                .groups
-                .iter()
-                .filter(|(_, members)| members.iter().all(within));
-            groups.fold(
-                None,
-                |found, (key, members)| if **key == *group { Some(members) } else { found },
-            )
-        } else {
-            self.groups.get(group)
-        };
-        let members = found
+        let members = self.groups.get(group);
+        let members = members
             .ok_or_else(|| Error::Route(format!("there is no group \"{name}\"; set_group() makes one")))?;
         Ok(members.iter().map(|member| &**member).collect())
+    }
+
+    /// The aliases that lead within `reach`, and the groups of which all members do.
+    pub fn within(&self, reach: &Reach) -> Naming {
+        let aliases = self.aliases.iter().filter(|(_, target)| reach.has(target));
+        let groups = self
+            .groups
+            .iter()
+            .filter(|(_, members)| members.iter().all(|member| reach.has(self.resolve(member))));
+        let (aliases, groups) = (aliases.map(owned), groups.map(owned));
+        Naming {
+            aliases: aliases.collect(),
+            groups: groups.collect(),
+        }
     }
 
     /// Each alias with its target.
@@ -70,4 +70,8 @@ impl Naming {
         self.aliases()
             .find_map(|(alias, target)| (target == adapter).then_some(alias))
     }
+}
+
+fn owned<K: Clone, V: Clone>((key, value): (&K, &V)) -> (K, V) {
+    (key.clone(), value.clone())
 }

@@ -1,8 +1,10 @@
 //! Whom a request may use at all, whatever its routes say.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::error::Result;
 use crate::held::Held;
 use crate::naming::Naming;
 
@@ -29,19 +31,40 @@ impl Reach {
         self.0.as_ref().is_none_or(|names| names.contains(adapter))
     }
 
+    /// The aliases and groups that lead within, and no others.
+    pub fn names<'a>(&'a self, naming: &'a Naming) -> Names<'a> {
+        let naming = if self.is_bound() {
+            Cow::Owned(naming.within(self))
+        } else {
+            Cow::Borrowed(naming)
+        };
+        Names { reach: self, naming }
+    }
+}
+
+/// What a route's names mean within a reach.
+///
+/// Where there is a bound, what leads beyond is not among them, so that how long a look-up takes tells nothing of it.
+/// One is made for all routes of a plan: that goes through all aliases and groups, look-ups don't.
+#[derive(Debug)]
+pub struct Names<'a> {
+    reach: &'a Reach,
+    naming: Cow<'a, Naming>,
+}
+
+impl Names<'_> {
+    /// Beyond which nothing is named.
+    pub fn reach(&self) -> &Reach {
+        self.reach
+    }
+
     /// The adapter's own name that a route's name stands for; none, if that is beyond.
-    ///
-    /// Where there is a bound, a name is held against the aliases that lead within, all of them, and no others: how long
-    /// it takes tells nothing of what is beyond.
-    pub fn resolve<'a>(&self, naming: &'a Naming, name: &'a str) -> Option<&'a str> {
-        if !self.is_bound() {
-            return Some(naming.resolve(name));
-        }
-        let within = naming.aliases().filter(|(_, target)| self.has(target));
-        let own = self.has(name).then_some(name);
-        within.fold(
-            own,
-            |found, (alias, target)| if alias == name { Some(target) } else { found },
-        )
+    pub fn resolve<'n>(&'n self, name: &'n str) -> Option<&'n str> {
+        Some(self.naming.resolve(name)).filter(|adapter| self.reach.has(adapter))
+    }
+
+    /// As [`Naming::expand`].
+    pub fn expand<'n>(&'n self, name: &'n str) -> Result<Vec<&'n str>> {
+        self.naming.expand(name)
     }
 }

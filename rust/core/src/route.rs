@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::held::Held;
 use crate::layout::{route_width, ROUTE_AUTO, ROUTE_FIXED};
 use crate::naming::GROUP_MARK;
-use crate::reach::Reach;
+use crate::reach::{Names, Reach};
 use crate::registry::GateKind;
 use crate::snapshot::{Entry, Snapshot};
 
@@ -72,9 +72,10 @@ pub fn plan_within(snapshot: &Snapshot, routes: &[Route], reach: &Reach) -> Resu
     let mut reached = vec![0u32; snapshot.candidates().len()];
     let mut all_base = true;
     let mut known: HashMap<Vec<i32>, i32> = HashMap::new();
+    let names = reach.names(snapshot.naming());
     for (row, route) in routes.iter().enumerate() {
         let record =
-            record(snapshot, row, route, reach).map_err(|error| error.telling(|known| reach.has(known)))?;
+            record(snapshot, row, route, &names).map_err(|error| error.telling(|known| reach.has(known)))?;
         let next = known.len() as i32;
         let index = *known.entry(record).or_insert_with_key(|record| {
             all_base &= record[..2] == [ROUTE_FIXED, 0];
@@ -107,27 +108,26 @@ fn add_reached(record: &[i32], words: &mut [u32]) {
     }
 }
 
-fn record(snapshot: &Snapshot, row: usize, route: &Route, reach: &Reach) -> Result<Vec<i32>> {
+fn record(snapshot: &Snapshot, row: usize, route: &Route, known: &Names) -> Result<Vec<i32>> {
+    let reach = known.reach();
     match route {
         Route::Base => Ok(fixed(snapshot, Vec::new())),
         Route::Named(name) => {
-            let slot = snapshot.routed(name, reach)?.slot();
+            let slot = snapshot.routed(name, known)?.slot();
             Ok(fixed(snapshot, vec![(slot, 1.0)]))
         }
         Route::Mix(weights) => {
-            let made = mix(snapshot, row, weights, reach);
+            let made = mix(snapshot, row, weights, known);
             let told = made.map_err(|error| {
-                error.telling_of_route(|known| {
-                    reach.has(known) && weights.iter().any(|(name, _)| name == known)
-                })
+                error.telling_of_route(|live| reach.has(live) && weights.iter().any(|(name, _)| name == live))
             });
             Ok(fixed(snapshot, told?))
         }
         Route::Auto { only: None } => Ok(auto(snapshot, &choice(snapshot, reach))),
         Route::Auto { only: Some(names) } => {
-            let made = listed(snapshot, row, names, reach);
+            let made = listed(snapshot, row, names, known);
             let told = made.map_err(|error| {
-                error.telling_of_route(|known| reach.has(known) && names.iter().any(|name| name == known))
+                error.telling_of_route(|live| reach.has(live) && names.iter().any(|name| name == live))
             });
             Ok(auto(snapshot, &told?))
         }
@@ -164,7 +164,7 @@ fn mix(
     snapshot: &Snapshot,
     row: usize,
     weights: &[(String, f64)],
-    reach: &Reach,
+    known: &Names,
 ) -> Result<Vec<(usize, f32)>> {
     if weights.is_empty() {
         return Err(Error::Route(format!(
@@ -173,7 +173,7 @@ fn mix(
     }
     let mut fixed: Vec<(usize, f32)> = Vec::with_capacity(weights.len());
     for (name, weight) in weights {
-        let slot = snapshot.routed(name, reach)?.slot();
+        let slot = snapshot.routed(name, known)?.slot();
         // Kernels get an f32: a weight that overflows there isn't finite either, and one that underflows is zero.
         let rounded = *weight as f32;
         if !rounded.is_finite() || *weight < 0.0 {
@@ -205,7 +205,7 @@ fn choice(snapshot: &Snapshot, reach: &Reach) -> Vec<u32> {
 }
 
 /// The candidate bits of a list, the base's among them if it is routable.
-fn listed(snapshot: &Snapshot, row: usize, names: &[String], reach: &Reach) -> Result<Vec<u32>> {
+fn listed(snapshot: &Snapshot, row: usize, names: &[String], known: &Names) -> Result<Vec<u32>> {
     if names.is_empty() {
         return Err(Error::Route(format!(
             "row {row}: only=[] allows no adapter; list some, or use the base"
@@ -214,9 +214,9 @@ fn listed(snapshot: &Snapshot, row: usize, names: &[String], reach: &Reach) -> R
     let mut words = vec![0u32; snapshot.candidates().len()];
     let mut admit = |slot: usize| words[slot / 32] |= 1 << (slot % 32);
     for name in names {
-        for member in snapshot.naming().expand(name, reach)? {
+        for member in known.expand(name)? {
             let entry = snapshot
-                .routed(member, reach)
+                .routed(member, known)
                 .map_err(|error| of_group(error, row, name))?;
             if !entry.is_routable() {
                 return Err(Error::Route(format!("row {row}: {}", not_routable(entry))));

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::held::Readers;
 use crate::layout::BASE_SLOTS;
 use crate::naming::Naming;
-use crate::reach::Reach;
+use crate::reach::Names;
 use crate::registry::{AdapterId, AdapterInfo, RowsLease, SlotLease};
 use crate::sync::{spin_loop, AtomicUsize, Ordering, RwLock};
 
@@ -172,9 +172,9 @@ impl Snapshot {
 
     /// The adapter that a route means: by its own name or an alias.
     ///
-    /// Errors: as [`Snapshot::find`]; what is beyond `reach` is not found under the name that was asked for.
-    pub fn routed(&self, name: &str, reach: &Reach) -> Result<&Arc<Entry>> {
-        match reach.resolve(&self.naming, name) {
+    /// Errors: as [`Snapshot::find`]; what `names` doesn't know is not found under the name that was asked for.
+    pub fn routed(&self, name: &str, names: &Names) -> Result<&Arc<Entry>> {
+        match names.resolve(name) {
             Some(adapter) => self.find(adapter),
             None => Err(self.not_found(name)),
         }

@@ -182,7 +182,8 @@ impl Tiers {
     ) -> (Vec<String>, Vec<String>, Vec<String>) {
         let snapshot = self.registry.snapshot();
         let reach = within.map(|within| within.reach.clone()).unwrap_or_default();
-        let (names, beyond) = named(&routes, snapshot.naming(), &reach);
+        let known = reach.names(snapshot.naming());
+        let (names, beyond) = named(&routes, &known);
         let is_live = |name: &str| snapshot.has(name);
         self.residency
             .asked(names.iter().map(|name| (*name, is_live(name))));

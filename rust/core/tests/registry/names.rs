@@ -1,10 +1,19 @@
 //! Aliases and groups: part of a snapshot, never both a name and an alias.
 
+use std::sync::Arc;
+
 use meteora_core::reach::Reach;
 use meteora_core::registry::Intent;
+use meteora_core::snapshot::{Entry, Snapshot};
 use meteora_core::{DType, Error};
 
 use super::{load, message, registry, reload};
+
+fn routed(snapshot: &Snapshot, name: &str) -> Result<Arc<Entry>, Error> {
+    snapshot
+        .routed(name, &Reach::default().names(snapshot.naming()))
+        .cloned()
+}
 
 #[test]
 fn a_snapshot_keeps_what_a_name_meant() {
@@ -15,13 +24,13 @@ fn a_snapshot_keeps_what_a_name_meant() {
     let before = registry.snapshot();
     registry.set_alias("prod", "v2", false).unwrap();
     let after = registry.snapshot();
-    assert_eq!(before.routed("prod", &Reach::default()).unwrap().name(), "v1");
-    assert_eq!(after.routed("prod", &Reach::default()).unwrap().name(), "v2");
-    assert_eq!(after.routed("v1", &Reach::default()).unwrap().name(), "v1");
+    assert_eq!(routed(&before, "prod").unwrap().name(), "v1");
+    assert_eq!(routed(&after, "prod").unwrap().name(), "v2");
+    assert_eq!(routed(&after, "v1").unwrap().name(), "v1");
     assert!(after.version() > before.version());
     assert_eq!(registry.record("prod").unwrap().name, "v2");
     assert!(registry.remove_alias("prod") && !registry.remove_alias("prod"));
-    assert!(registry.snapshot().routed("prod", &Reach::default()).is_err());
+    assert!(routed(&registry.snapshot(), "prod").is_err());
 }
 
 #[test]
@@ -65,7 +74,7 @@ fn a_name_is_an_adapter_or_an_alias() {
     drop(loading);
     registry.set_alias("later", "v9", true).unwrap();
     assert!(matches!(
-        registry.snapshot().routed("later", &Reach::default()),
+        routed(&registry.snapshot(), "later"),
         Err(Error::AdapterNotFound { name, .. }) if name == "v9"
     ));
 }
@@ -79,19 +88,12 @@ fn a_target_may_be_reloaded_in_place() {
     let reservation = registry.reserve("v1", need, Intent::Reload).unwrap();
     assert!(reservation.in_place());
     assert!(matches!(
-        registry.snapshot().routed("prod", &Reach::default()),
+        routed(&registry.snapshot(), "prod"),
         Err(Error::AdapterInUse { .. })
     ));
     registry.set_alias("other", "v1", false).unwrap();
     drop(reservation);
-    assert_eq!(
-        registry
-            .snapshot()
-            .routed("other", &Reach::default())
-            .unwrap()
-            .name(),
-        "v1"
-    );
+    assert_eq!(routed(&registry.snapshot(), "other").unwrap().name(), "v1");
 }
 
 #[test]
@@ -101,10 +103,10 @@ fn groups_are_lists_of_names() {
     registry
         .set_group("tenant", &["v1".to_owned(), "v2".to_owned()])
         .unwrap();
-    let naming = std::sync::Arc::clone(registry.snapshot().naming());
-    assert_eq!(naming.expand("@tenant", &Reach::default()).unwrap(), ["v1", "v2"]);
-    assert_eq!(naming.expand("tenant", &Reach::default()).unwrap(), ["tenant"]);
-    let unknown = message(naming.expand("@other", &Reach::default()));
+    let naming = Arc::clone(registry.snapshot().naming());
+    assert_eq!(naming.expand("@tenant").unwrap(), ["v1", "v2"]);
+    assert_eq!(naming.expand("tenant").unwrap(), ["tenant"]);
+    let unknown = message(naming.expand("@other"));
     assert_eq!(
         unknown,
         "route: there is no group \"@other\"; set_group() makes one"
@@ -113,11 +115,7 @@ fn groups_are_lists_of_names() {
     assert!(message(registry.set_group("@tenant", &["v1".to_owned()])).contains("a name has 1 to 128"));
     assert!(message(registry.set_group("tenant", &["@x".to_owned()])).contains("a name has 1 to 128"));
     assert!(registry.remove_group("tenant") && !registry.remove_group("tenant"));
-    assert!(registry
-        .snapshot()
-        .naming()
-        .expand("@tenant", &Reach::default())
-        .is_err());
+    assert!(registry.snapshot().naming().expand("@tenant").is_err());
 }
 
 #[test]
