@@ -55,9 +55,8 @@ class Verifying(Attached):
         """Raises: as `verify_adapter`."""
         if record.source == MEMORY:
             raise MeteoraError(f"adapter {record.name!r} came from memory: it has no files to be held against")
-        source = (
-            record.source if self._registry.has_root else Path(record.source)
-        )  # a path is never looked for on the hub
+        # A path is never looked for on the hub.
+        source = record.source if self._registry.has_root else Path(record.source)
         files = parse(self._registry, source, record.name).content_hash()
         config, tensors = peft_parts(served)
         if files != parse(self._registry, {"config": config, "tensors": tensors}, record.name).content_hash():

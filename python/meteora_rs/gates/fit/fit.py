@@ -18,7 +18,7 @@ from .general import general_texts
 from .held_out import READ, READ_TO_REFINE, HeldOut
 from .kept import KeptStatistics, keep_group
 from .report import FitReport, PassReport, by_kind, make_report
-from .sweeps import Gates, Lessons, Solved, by_name, run_pass, sweeps
+from .sweeps import Gates, Lessons, Solved, by_name, mean_recall, run_pass, sweeps
 from .temperature import choose_temperature
 from .trial import restored_on_failure
 
@@ -137,9 +137,9 @@ def fit_gates(
         start = time.perf_counter()
         bar.set_description("fitting gates, priors")
         held = HeldOut(meteora, names, examples, fitted, bar.set_postfix_str, READ_TO_REFINE if refine else READ)
-        tried = {CLOSED: Candidate(by_name(solved.best(), names), solved.right())}
+        tried = {CLOSED: Candidate(by_name(solved.best(), names), mean_recall(solved.best_confusions()))}
         if refine:
-            tried[REFINED] = Candidate(by_name(solved.refined, names), solved.refined_right())
+            tried[REFINED] = Candidate(by_name(solved.refined, names), mean_recall(solved.refined_confusions))
         chosen = choose_gates(meteora, tried, held)
         losses: dict[str, float] = {}
         if temperature is None:

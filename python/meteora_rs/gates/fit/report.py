@@ -117,9 +117,7 @@ class FitReport:
 
 def by_kind(solved: Solved) -> dict[str, float]:
     """`PassReport.accuracy` of the chosen shrinkages."""
-    chosen = solved.chosen()
-    kinds = {kind: each[chosen[kind]] for kind, each in solved.confusions.items()}
-    return {kind: float(recall(each)) for kind, each in kinds.items() if each.any()}
+    return {kind: float(recall(each)) for kind, each in solved.best_confusions().items() if each.any()}
 
 
 def make_report(
@@ -134,9 +132,8 @@ def make_report(
     choosing_seconds: float,
 ) -> FitReport:
     """The report of a fit whose last pass is `solved`."""
-    shrinkage = solved.chosen()
-    closed = {kind: each[shrinkage[kind]] for kind, each in solved.confusions.items()}
-    kinds = {kind: _shares(each) for kind, each in (solved.refined_confusions if chosen.refined else closed).items()}
+    confusions = solved.refined_confusions if chosen.refined else solved.best_confusions()
+    kinds = {kind: _shares(each) for kind, each in confusions.items()}
     sites: dict[str, int] = {}
     for path in solved.rows:
         kind = path.rpartition(".")[2]
@@ -149,7 +146,7 @@ def make_report(
         passes=passes,
         accuracy={name: {kind: float(each[i, i]) for kind, each in kinds.items()} for i, name in enumerate(names)},
         confusion=confusion.tolist(),
-        shrinkage={kind: solved.shrinkages[index] for kind, index in shrinkage.items()},
+        shrinkage={kind: solved.shrinkages[index] for kind, index in solved.chosen().items()},
         refinement=chosen.losses,
         priors=chosen.priors,
         temperature=temperature,

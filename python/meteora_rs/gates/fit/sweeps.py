@@ -69,14 +69,9 @@ class Solved:
         recalls = {kind: recall(each) for kind, each in self.confusions.items()}
         return {kind: int((each >= each.max() - ENOUGH).nonzero().max()) for kind, each in recalls.items()}
 
-    def right(self) -> float:
-        """The share of kept-back tokens that `best` gives to their own class, mean over classes and kinds of input."""
-        recalls = [recall(self.confusions[kind][at]) for kind, at in self.chosen().items()]
-        return float(torch.stack(recalls).mean())
-
-    def refined_right(self) -> float:
-        """The same of the refined rows."""
-        return float(torch.stack([recall(each) for each in self.refined_confusions.values()]).mean())
+    def best_confusions(self) -> dict[str, Tensor]:
+        """What the rows of the chosen shrinkages get right, `{kind: [C, C]}`."""
+        return {kind: self.confusions[kind][at] for kind, at in self.chosen().items()}
 
     def shrinkage(self) -> dict[str, float]:
         """The chosen shrinkage of each group."""
@@ -103,6 +98,11 @@ def recall(confusion: Tensor) -> Tensor:
     totals = confusion.sum(-1)
     shares = confusion.diagonal(dim1=-2, dim2=-1) / totals.clamp(min=1)
     return shares.sum(-1) / (totals > 0).sum(-1).clamp(min=1)
+
+
+def mean_recall(confusions: Mapping[str, Tensor]) -> float:
+    """`recall`, mean over the kinds of input."""
+    return float(torch.stack([recall(each) for each in confusions.values()]).mean())
 
 
 def run_pass(
