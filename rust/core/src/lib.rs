@@ -2,7 +2,6 @@
 //!
 //! No Python, no CUDA, no torch. See `ARCHITECTURE.md` for the map.
 
-pub mod arrow;
 pub mod dtype;
 pub mod error;
 pub mod held;

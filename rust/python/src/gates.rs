@@ -1,6 +1,6 @@
 //! Gate rows of a slot, at all sites in one call and without the GIL.
 
-use meteora_core::arrow::arrow_row;
+use meteora_core::kernel::arrow_row;
 use meteora_core::peft::Module;
 use pyo3::prelude::*;
 

@@ -1,6 +1,6 @@
 //! What is fuzzed: each function answers any input, with a panic if the core does not keep its word.
 
-use meteora_core::arrow::arrow_row;
+use meteora_core::kernel::arrow_row;
 use meteora_core::pack::pack_module;
 use meteora_core::peft::{parse, Limits, MemoryTensor, SiteShape, Source};
 

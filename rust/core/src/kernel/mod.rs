@@ -9,6 +9,7 @@
 //! All sums are f32. A dot product is one accumulator of eight lanes reduced by one tree; the sum over slots and
 //! rank rows is one chain, ascending. So a token's bits depend on its input and its route alone.
 
+mod arrow;
 mod call;
 mod dots;
 mod element;
@@ -26,6 +27,7 @@ mod select;
 mod site;
 mod split;
 
+pub use arrow::arrow_row;
 pub use floats::{Floats, FloatsMut};
 #[doc(hidden)]
 pub use isa::force_portable;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use meteora_core::arrow::arrow_row;
+use meteora_core::kernel::arrow_row;
 use meteora_core::peft::Module;
 use meteora_core::tiers::host::Hosted;
 use meteora_core::tiers::packed::{GateForm, Packed};
