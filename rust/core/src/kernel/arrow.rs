@@ -15,7 +15,7 @@ use columns::Columns;
 use eigen::{cholesky, top};
 
 /// Writes the unit top right singular vector of `B A`, `in_features` values: products of columns are summed in f32
-/// over 64 rows and then in f64, everything after that in f64.
+/// over 64 rows and then in f64; good to some 1e-6 of what the best direction gains.
 ///
 /// The sign is the one that makes the largest component positive (the first of equals). Zeros if `B A` is zero.
 ///
@@ -58,7 +58,8 @@ impl Kernel for Row<'_> {
         for ((row, a), b) in factor.chunks_exact_mut(n).zip(&a.scales).zip(&b.scales) {
             row.iter_mut().for_each(|x| *x /= a * b);
         }
-        let Some(z) = top(&a.gram, &factor, n) else {
+        // SAFETY: as above.
+        let Some(z) = (unsafe { top::<L>(&a.gram, &factor, n) }) else {
             return;
         };
         let mut row = vec![0f64; width];

@@ -26,6 +26,9 @@ fn scan<const N: usize>(bytes: &[u8], bad: impl Fn([u8; N]) -> bool) -> Option<u
 }
 
 /// Widens elements to f32, which is exact for every finite value; stops at the shorter of the two.
+///
+/// Inlined so that it takes the instruction set of its caller.
+#[inline(always)]
 pub(crate) fn to_f32(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         DType::F32 => {
@@ -55,6 +58,7 @@ pub(crate) fn widen(dtype: DType, bytes: &[u8]) -> Vec<u8> {
 
 /// A finite half; infinities and NaN come out finite and were refused before. No f32 subnormal arises on the way,
 /// since a process may flush those to zero.
+#[inline(always)]
 fn f16_to_f32(half: u16) -> f32 {
     const EXPONENT_OF_SMALLEST_NORMAL: u32 = 113 << 23;
     let sign = u32::from(half & 0x8000) << 16;

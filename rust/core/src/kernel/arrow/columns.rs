@@ -130,12 +130,17 @@ impl Matrix<'_> {
     }
 }
 
-/// Products of the eight columns from `left` with the eight from `right`.
+/// Products of the eight columns from `left` with the eight from `right`, in f32.
 ///
 /// # Safety
 /// [`Lane`]'s; `rows` is whole rows of `count`, and both eights are among them.
 #[inline(always)]
-unsafe fn tile<L: Lane>(rows: &[f32], count: usize, left: usize, right: usize) -> [[f32; LANES]; LANES] {
+pub(super) unsafe fn tile<L: Lane>(
+    rows: &[f32],
+    count: usize,
+    left: usize,
+    right: usize,
+) -> [[f32; LANES]; LANES] {
     let mut tile = [[0f32; LANES]; LANES];
     // SAFETY: the contract above.
     unsafe {

@@ -1,4 +1,7 @@
-//! The eigenvector of a small symmetric problem, in f64; sizes are multiples of eight.
+//! The eigenvector of a small symmetric problem; sizes are multiples of eight.
+
+use super::columns::tile;
+use crate::kernel::lane::{Lane, LANES};
 
 /// Relative size below which what is left of a column that depends on others counts as rounding: what sums in f32
 /// leave of its square.
@@ -36,12 +39,16 @@ pub(super) fn cholesky(mut matrix: Vec<f64>, n: usize) -> Vec<f64> {
 }
 
 /// `z = L y`, `y` the top eigenvector of `Lᵀ G L`; none if that is zero.
+///
+/// # Safety
+/// [`Lane`]'s.
 #[inline(always)]
-pub(super) fn top(gram: &[f64], factor: &[f64], n: usize) -> Option<Vec<f64>> {
+pub(super) unsafe fn top<L: Lane>(gram: &[f64], factor: &[f64], n: usize) -> Option<Vec<f64>> {
     // G is symmetric.
     let half = product(gram, factor, n);
-    let y = top_eigenvector(product(factor, &half, n), n)?;
-    let dot = |row: &[f64]| row.iter().zip(&y).map(|(x, y)| x * y).sum();
+    // SAFETY: the lanes are the caller's.
+    let y = unsafe { top_eigenvector::<L>(&product(factor, &half, n), n) }?;
+    let dot = |row: &[f64]| row.iter().zip(&y).map(|(x, &y)| x * f64::from(y)).sum();
     Some(factor.chunks_exact(n).map(dot).collect())
 }
 
@@ -68,26 +75,38 @@ fn product(left: &[f64], right: &[f64], n: usize) -> Vec<f64> {
     out
 }
 
-/// The top eigenvector of a symmetric matrix without negative eigenvalues, by squaring the matrix until only one is
-/// left: no start vector that could miss it, and equal eigenvalues give a vector of their common space.
+/// The top eigenvector of a symmetric matrix without negative eigenvalues, by squaring the matrix, in f32, until only
+/// one is left: no start vector that could miss it, and equal eigenvalues give a vector of their common space.
+///
+/// # Safety
+/// [`Lane`]'s.
 #[inline(always)]
-fn top_eigenvector(mut matrix: Vec<f64>, n: usize) -> Option<Vec<f64>> {
-    // The ratio of two eigenvalues is raised to 2^40: what is still equal then was equal to begin with.
-    const MOST_SQUARINGS: usize = 40;
-    let scale = |matrix: &mut [f64], by: f64| matrix.iter_mut().for_each(|x| *x /= by);
+unsafe fn top_eigenvector<L: Lane>(matrix: &[f64], n: usize) -> Option<Vec<f32>> {
+    // The ratio of two eigenvalues is raised to 2^20: what is still equal then was equal to begin with.
+    const MOST_SQUARINGS: usize = 20;
     let trace: f64 = (0..n).map(|i| matrix[i * n + i]).sum();
     if trace <= 0.0 {
         return None;
     }
-    scale(&mut matrix, trace);
+    let mut matrix: Vec<f32> = matrix.iter().map(|x| (x / trace) as f32).collect();
+    let mut square = vec![0f32; n * n];
     for _ in 0..MOST_SQUARINGS {
+        for left in (0..n).step_by(LANES) {
+            for right in (0..n).step_by(LANES) {
+                // SAFETY: whole rows of `n`, a multiple of eight; the lanes are the caller's.
+                let tile = unsafe { tile::<L>(&matrix, n, left, right) };
+                for (row, sums) in square.chunks_exact_mut(n).skip(left).zip(tile) {
+                    row[right..right + LANES].copy_from_slice(&sums);
+                }
+            }
+        }
         // The trace of the square of a matrix of trace 1: it is 1 when one eigenvalue holds everything.
-        let purity: f64 = matrix.iter().map(|x| x * x).sum();
-        if 1.0 - purity <= n as f64 * f64::EPSILON {
+        let purity: f32 = (0..n).map(|i| square[i * n + i]).sum();
+        square.iter_mut().for_each(|x| *x /= purity);
+        std::mem::swap(&mut matrix, &mut square);
+        if 1.0 - purity <= n as f32 * f32::EPSILON {
             break;
         }
-        matrix = product(&matrix, &matrix, n);
-        scale(&mut matrix, purity);
     }
     let best = (1..n).fold(0, |best, i| {
         if matrix[i * n + i] > matrix[best * n + best] {
