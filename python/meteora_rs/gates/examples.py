@@ -13,7 +13,6 @@ from torch import Tensor
 from meteora_rs.errors import MeteoraError
 from meteora_rs.gates.fit.data import Text, check_texts, make_examples
 from meteora_rs.gates.fit.discriminant import shrunk_solve
-from meteora_rs.gates.fit.first_input import is_left
 from meteora_rs.gates.fit.fit import TESTS_PER_CLASS, own_tokenizer
 from meteora_rs.gates.fit.kept import KeptGroup, KeptStatistics
 from meteora_rs.gates.fit.sweeps import Lessons, swept
@@ -140,13 +139,10 @@ def rows_from_examples(
     lessons = Lessons([name], examples, BATCH_TOKENS)
     for new in swept(meteora, lessons, lambda _: meteora.routing(live), MEMORY_BUDGET, lambda _: check()):
         others = competitors[new.path]
+        row, bias = _row(kept, new, others)
         tests = new.kept_back()[0]
-        if any(is_left(*other) for other in others.values()):  # the base has all of it, whatever this row says
-            row, bias = torch.zeros(tests.shape[1]), 0.0
-        else:
-            row, bias = _row(kept, new, others)
-            taken = _taken_by(tests, row, bias, others)
-            lost += torch.bincount(taken[taken >= 0], minlength=len(lost)) / max(1, len(tests))
+        taken = _taken_by(tests, row, bias, others)
+        lost += torch.bincount(taken[taken >= 0], minlength=len(lost)) / max(1, len(tests))
         rows[new.path] = (row, bias)
         groups[new.path] = kept.groups[new.path].with_class(label, new.statistics.means()[0].cpu().float(), tests)
     _warn(name, kept, lost / len(groups))

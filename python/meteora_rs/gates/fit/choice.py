@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .first_input import leave_first_input
 from .held_out import HeldOut
 from .priors import choose_priors
 
@@ -34,8 +33,7 @@ class Candidate:
 class Chosen:
     """Gates with their priors; and by name the losses of all that were tried, nats a token (none without a choice).
 
-    refined: whether these are the refined ones; loss: of these gates, one adapter a token; None if no text is held out;
-    first_to_base: whether the model's first input is left to the base.
+    refined: whether these are the refined ones; loss: of these gates, one adapter a token; None if no text is held out.
     """
 
     gates: Gates
@@ -43,13 +41,10 @@ class Chosen:
     priors: dict[str, float]
     losses: dict[str, float]
     loss: float | None
-    first_to_base: bool = False
 
 
 def choose_gates(meteora: Meteora, tried: Mapping[str, Candidate], held: HeldOut) -> Chosen:
-    """Of some gates those with the least loss on held-out texts; then in force.
-
-    Each with the priors that it needs, and the first input left to the base if that costs nothing.
+    """Of some gates, each with the priors that it needs, those with the least loss on held-out texts; then in force.
 
     Of those within `NOISE` of it, the ones that route most kept-back tokens right: there are a hundred tokens to a
     text. The first of `tried`, without priors, if no text is held out.
@@ -63,11 +58,10 @@ def choose_gates(meteora: Meteora, tried: Mapping[str, Candidate], held: HeldOut
         meteora.set_gates(candidate.gates)
         held.trying(name)
         # Priors first: without them refined rows may leave much to the base, which one nat mends.
-        gates, priors, losses = choose_priors(meteora, candidate.gates, held, held.routed())
-        found[name] = priors, *leave_first_input(meteora, gates, held, losses)
-    means = {name: held.mean(losses) for name, (_, _, losses, _) in found.items()}
-    near = [name for name in means if means[name] <= min(means.values()) + NOISE]
+        found[name] = choose_priors(meteora, candidate.gates, held, held.routed())
+    losses = {name: held.mean(each) for name, (_, _, each) in found.items()}
+    near = [name for name in losses if losses[name] <= min(losses.values()) + NOISE]
     best = max(near, key=lambda name: tried[name].right)
-    priors, gates, _, left = found[best]
+    gates, priors, _ = found[best]
     meteora.set_gates(gates)
-    return Chosen(gates, best == REFINED, priors, means if len(means) > 1 else {}, means[best], left)
+    return Chosen(gates, best == REFINED, priors, losses if len(losses) > 1 else {}, losses[best])

@@ -63,11 +63,10 @@ def fit_gates(
 
     The first pass takes activations with the sample's own adapter in every layer; each further pass takes them with
     the gates just fitted, one adapter a token, since that is what the gates will meet, and lets tokens that those gave
-    to another class count more (`collect.GroupActivations`); the last pass alone counts. The rest is chosen on texts
-    that never teach (one in eight, 16 of a class at most): shrinkage, for each kind of input, by the share of their
-    tokens routed right; all else by the model's loss on their responses. A prior is added to b_c where a class's
-    responses are worse than with its own adapter (`priors.choose_priors`); the model's first input is left to the base
-    if that costs nothing (`first_input.leave_first_input`); and T is for tokens that
+    to another class count more (`collect.GroupActivations`); the last pass alone counts. Shrinkage, for each kind of
+    input, priors and T are chosen on texts that never teach (one in eight, 16 of a class at most): the first by the
+    share of their tokens routed right, the others by the model's loss on their responses: a prior is added to b_c
+    where a class's responses are worse than with its own adapter (`priors.choose_priors`), and T is for tokens that
     mix adapters (`top_k` ≥ 2; the choice of adapters does not depend on it). Deterministic for one seed.
 
     Adapters that `data` leaves out keep their gates, which are on another scale, and so compete badly or too well

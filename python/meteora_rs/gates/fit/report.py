@@ -55,10 +55,9 @@ class FitReport:
     of the gates that were taken, before priors.
     shrinkage: chosen for each kind of input; refinement: nats a token of held-out responses, with the gates of the
     closed form and with the refined ones, each with their priors, of which the better were taken (empty: there was no
-    choice); priors: of the classes that needed one, in nats; first_to_base: whether the model's first input, the
-    embedding alone, is left to the base (`first_input.leave_first_input`); temperature: folded into the gates; losses:
-    nats a token of held-out responses by temperature, and at top_k=1; empty if the temperature was given, or no text
-    could be held out.
+    choice); priors: of the classes that needed one, in nats; temperature: folded into the gates; losses: nats a token
+    of held-out responses by temperature, and at top_k=1; empty if the temperature was given, or no text could be held
+    out.
     """
 
     classes: list[str]
@@ -70,7 +69,6 @@ class FitReport:
     shrinkage: dict[str, float]
     refinement: dict[str, float]
     priors: dict[str, float]
-    first_to_base: bool
     temperature: float
     losses: dict[str, float]
     choosing_seconds: float
@@ -113,8 +111,7 @@ class FitReport:
         if self.refinement:
             tried = ", ".join(f"{name} {nats:.4f}" for name, nats in self.refinement.items())
             lines.append(f"loss on held-out responses, one adapter a token: {tried}")
-        first = "; first input: the base's" if self.first_to_base else ""
-        lines.append(f"shrinkage: {shrunk}; priors: {raised}{first}; temperature: {self.temperature:g}")
+        lines.append(f"shrinkage: {shrunk}; priors: {raised}; temperature: {self.temperature:g}")
         return "\n".join([*lines, *(f"near twins: {pair}" for pair in self.twins)])
 
 
@@ -152,7 +149,6 @@ def make_report(
         shrinkage={kind: solved.shrinkages[index] for kind, index in solved.chosen().items()},
         refinement=chosen.losses,
         priors=chosen.priors,
-        first_to_base=chosen.first_to_base,
         temperature=temperature,
         losses=losses,
         choosing_seconds=choosing_seconds,
