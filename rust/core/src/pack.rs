@@ -1,6 +1,5 @@
 //! A module's rows as the pools hold them.
 
-use crate::dtype::DType;
 use crate::layout;
 use crate::peft::{Adapter, Module};
 use crate::transpose::transpose;
@@ -42,8 +41,5 @@ pub fn pack_lora_a(module: &Module, out: &mut [u8]) {
 pub fn pack_lora_b(module: &Module, out: &mut [u8]) {
     let bytes = module.rank * module.dtype.size() * module.out_features;
     assert_eq!(out.len(), bytes, "lora_B rows of {}", module.path);
-    match module.dtype {
-        DType::F32 => transpose::<4>(&module.b, module.rank, out),
-        DType::F16 | DType::BF16 => transpose::<2>(&module.b, module.rank, out),
-    }
+    transpose(module.dtype, &module.b, module.rank, out);
 }

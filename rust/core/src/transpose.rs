@@ -1,10 +1,20 @@
 //! Matrices turned over.
 
-/// `[rows, columns]` to `[columns, rows]`, elements of `N` bytes.
+use crate::dtype::DType;
+
+/// `[rows, columns]` to `[columns, rows]`, elements of `dtype`.
 ///
 /// # Panics
 /// If the two have different lengths.
-pub(crate) fn transpose<const N: usize>(from: &[u8], columns: usize, to: &mut [u8]) {
+pub(crate) fn transpose(dtype: DType, from: &[u8], columns: usize, to: &mut [u8]) {
+    match dtype {
+        DType::F32 => turn::<4>(from, columns, to),
+        DType::F16 | DType::BF16 => turn::<2>(from, columns, to),
+    }
+}
+
+/// As [`transpose`], elements of `N` bytes.
+fn turn<const N: usize>(from: &[u8], columns: usize, to: &mut [u8]) {
     assert_eq!(from.len(), to.len(), "a matrix and its transpose");
     let rows = from.len() / (N * columns);
     #[cfg(target_arch = "x86_64")]
@@ -91,7 +101,7 @@ mod tests {
         let element = |x: usize| -> [u8; N] { *(x as u64).to_le_bytes().first_chunk().unwrap() };
         let from: Vec<u8> = (0..rows * columns).flat_map(element).collect();
         let mut to = vec![0; from.len()];
-        transpose::<N>(&from, columns, &mut to);
+        turn::<N>(&from, columns, &mut to);
         for (place, x) in to.chunks_exact(N).enumerate() {
             let (column, row) = (place / rows, place % rows);
             assert_eq!(

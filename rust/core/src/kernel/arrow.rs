@@ -10,7 +10,6 @@ use super::isa::{dispatch, Kernel};
 use super::lane::Lane;
 use crate::peft::{to_f32, Module};
 use crate::transpose::transpose;
-use crate::DType;
 use columns::Columns;
 use eigen::{cholesky, top};
 
@@ -42,10 +41,7 @@ impl Kernel for Row<'_> {
         let (dtype, rank, width) = (module.dtype, module.rank, module.in_features);
         out.fill(0.0);
         let mut turned = vec![0; module.a.len()];
-        match dtype {
-            DType::F32 => transpose::<4>(&module.a, width, &mut turned),
-            DType::F16 | DType::BF16 => transpose::<2>(&module.a, width, &mut turned),
-        }
+        transpose(dtype, &module.a, width, &mut turned);
         // SAFETY: the lanes are those of this CPU, by the contract of `run`.
         let (a, b) = unsafe {
             (

@@ -28,7 +28,7 @@ impl Columns {
         let count = matrix.count();
         // SAFETY: the lanes are the caller's.
         let gram = unsafe { matrix.gram::<L>(None) };
-        if (0..count).all(|i| (1e-20..1e20).contains(&gram[i * count + i])) {
+        if (0..rank).all(|i| (1e-20..1e20).contains(&gram[i * count + i])) {
             let scales = vec![1.0; count];
             return Columns { count, gram, scales };
         }
