@@ -74,3 +74,26 @@ def test_a_class_of_few_tokens_counts_as_much() -> None:
     rows, biases = refine(x[few], labels[few], statistics.scatter(), start, SHRINKAGE)
     given = (x @ rows.T + biases).argmax(1)
     assert (given[labels == 2] == 2).float().mean() > 0.7
+
+
+def test_beside_fixed_rows_only_the_new_one_moves_and_learns() -> None:
+    x, labels = two_kinds(1)
+    statistics, (rows, biases) = closed(x, labels)
+    fixed = x @ rows[1:].T + biases[1:]
+    start = rows[:1], biases[:1]
+    row, bias = refine(x.clone(), labels, statistics.scatter(), start, SHRINKAGE, fixed=fixed)
+    assert row.shape == (1, WIDTH)
+    assert bias.shape == (1,)
+    unseen = two_kinds(2)
+    refined = torch.cat([row, rows[1:]]), torch.cat([bias, biases[1:]])
+    assert entropy(*unseen, refined) < 0.97 * entropy(*unseen, (rows, biases))
+
+
+def test_with_all_rows_free_or_one_fixed_that_is_right_the_same_is_found() -> None:
+    x, labels = two_kinds(1)
+    statistics, start = closed(x, labels)
+    rows, biases = refine(x.clone(), labels, statistics.scatter(), start, SHRINKAGE)
+    fixed = x @ rows[1:].T + biases[1:]
+    row, bias = refine(x.clone(), labels, statistics.scatter(), (rows[:1], biases[:1]), SHRINKAGE, fixed=fixed)
+    assert torch.allclose(row, rows[:1], atol=0.1)
+    assert torch.allclose(bias, biases[:1], atol=0.1)

@@ -225,8 +225,9 @@ def load_bundle(meteora: Meteora, folder: str | Path, manifest: Manifest) -> Non
         from meteora_rs.gates.fit.kept import KeptStatistics
 
         _compare_hash("statistics", folder / STATISTICS, manifest.statistics_sha256)
-        widths = {group.leader.path: group.leader.in_features for group in meteora.groups}
-        statistics = KeptStatistics.load(folder / STATISTICS, widths)
+        groups = [group.leader.path for group in meteora.groups]
+        vocabulary = meteora.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        statistics = KeptStatistics.load(folder / STATISTICS, groups, vocabulary)
     flow = None
     if manifest.flow_sha256 is not None:
         from meteora_rs.gates.flow import FlowGate, decoder_layers

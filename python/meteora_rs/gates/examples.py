@@ -5,37 +5,32 @@ from __future__ import annotations
 import secrets
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from meteora_rs.errors import MeteoraError
-from meteora_rs.gates.fit.data import Text, check_texts, make_examples
-from meteora_rs.gates.fit.discriminant import shrunk_solve
+from meteora_rs.gates.fit.data import Batch, Example, Text, check_texts, make_examples
+from meteora_rs.gates.fit.discriminant import Rows, shrunk_solve
 from meteora_rs.gates.fit.fit import TESTS_PER_CLASS, own_tokenizer
-from meteora_rs.gates.fit.kept import KeptGroup, KeptStatistics
-from meteora_rs.gates.fit.sweeps import Lessons, swept
+from meteora_rs.gates.fit.kept import KeptStatistics
+from meteora_rs.gates.fit.sweeps import Lessons, confusion, swept
 from meteora_rs.handle.cancel import Cancellation
 from meteora_rs.handle.pipeline import Load
+from meteora_rs.routes import BASE, Auto
 from meteora_rs.source import AdapterSource, parse
 
 if TYPE_CHECKING:
     from meteora_rs.gates.fit.collect import GroupActivations
     from meteora_rs.meteora import Meteora
-    from meteora_rs.site import Site
 
 FEWEST = 8
 TOKENS, READ, MAX_LENGTH, BATCH_TOKENS, MEMORY_BUDGET = 1200, 4000, 512, 2048, 2 << 30
 
-HARM = 0.3
-"""Of another class's tokens, how many at an input the new row may take at most."""
-
 LOST = 0.2
-"""More held-out tokens lost to one other class than this are worth a warning."""
-
-Competitors = dict[int, tuple[Tensor, Tensor]]
-"""By label: a live class's row `[in]` and bias `[]` at one site, as they were when the reading began."""
+"""More tokens lost to one other class, or taken from it, than this are worth a warning."""
 
 
 def load_with_examples(
@@ -98,13 +93,13 @@ def rows_from_examples(
 ) -> tuple[dict[str, tuple[Tensor, float]], KeptStatistics]:
     """Gate rows from texts of the adapter `live`'s work, and the statistics with `name` as one class more.
 
-    Activations x are taken with the adapter itself active. With the kept means' middle m, scatter S of C classes:
+    Activations x of these texts are taken with the adapter itself at work, and those of the texts that the fit kept of
+    the others with the gates in force. With the middle m of the others' means, and the mean scatter S of all classes:
 
-        S' = (C · S + scatter_x) / (C + 1), its diagonal times 1 + shrinkage,   W = S'⁻¹ (mean_x - m)
+        W = (S + shrinkage · diag(S))⁻¹ (mean_x - m) / T,   b = -W · (m + mean_x) / 2
 
-    the bias is moved to where the row loses as large a share of its own held-out tokens as it takes of the class that
-    it harms most, and further down until that is at most `HARM`. Only this row is new: the others' stay. `check` is
-    called with each batch; what it raises ends the reading.
+    and from there a few steps down the cross-entropy of all these tokens, in which the others' rows stay as they are
+    (`logistic.refine`). `check` is called with each batch; what it raises ends the reading.
 
     Warns:
         UserWarning: the new class can hardly be told from another; names it.
@@ -131,96 +126,81 @@ def rows_from_examples(
         tests_per_class=TESTS_PER_CLASS,
         seed=0,
     )
-    label = kept.label(name)
-    competitors = _competitors(meteora, kept, name)
+    others, fixed = _competitors(meteora, kept, name)
+    lessons = Lessons([name, *others], BATCH_TOKENS, examples, _read_again(kept, others))
     rows: dict[str, tuple[Tensor, float]] = {}
-    groups: dict[str, KeptGroup] = {}
-    lost = torch.zeros(max(label, len(kept.names)) + 1, dtype=torch.float32)
-    lessons = Lessons([name], examples, BATCH_TOKENS)
-    for new in swept(meteora, lessons, lambda _: meteora.routing(live), MEMORY_BUDGET, lambda _: check()):
-        others = competitors[new.path]
-        row, bias = _row(kept, new, others)
-        tests = new.kept_back()[0]
-        taken = _taken_by(tests, row, bias, others)
-        lost += torch.bincount(taken[taken >= 0], minlength=len(lost)) / max(1, len(tests))
-        rows[new.path] = (row, bias)
-        groups[new.path] = kept.groups[new.path].with_class(label, new.statistics.means()[0].cpu().float(), tests)
-    _warn(name, kept, lost / len(groups))
-    names = [*kept.names, name] if label == len(kept.names) else kept.names
-    return rows, KeptStatistics(names, kept.pooled, kept.temperature, kept.shrinkage, groups)
+    given = torch.zeros(len(lessons.names), len(lessons.names), dtype=torch.float32)
+    adapters = [each for each in others if each != BASE]
+    # One request for all of the others' texts: their gates may change meanwhile, but not for it.
+    with meteora.routing(Auto(only=adapters) if adapters else BASE, top_k=1):
+
+        def routing(batch: Batch) -> AbstractContextManager[Any]:
+            return nullcontext() if batch.labels.any() else meteora.routing(live)
+
+        for new in swept(meteora, lessons, routing, MEMORY_BUDGET, lambda _: check(), refine=True):
+            there = fixed[new.path]
+            row, bias = _row(new, kept.shrinkage[new.path], there)
+            given += confusion((torch.cat([row, there[0]]), torch.cat([bias, there[1]])), *new.kept_back())
+            rows[new.path] = (row[0] / kept.temperature, float(bias) / kept.temperature)
+    _warn(name, lessons.names, given / given.sum(1, keepdim=True).clamp(min=1))
+    return rows, kept.with_class(name, examples)
 
 
-def _competitors(meteora: Meteora, kept: KeptStatistics, new: str) -> dict[str, Competitors]:
-    """The kept classes that compete now, at each group's leader: copies, for others may change theirs meanwhile."""
+def _competitors(meteora: Meteora, kept: KeptStatistics, new: str) -> tuple[list[str], dict[str, Rows]]:
+    """The classes of the fit that compete now, and for each group's leader their rows with its temperature taken out.
+
+    Copies, for others may change theirs meanwhile.
+    """
     with meteora._writer:
         hold, records = meteora._hold()
         slots = meteora._given_slots([record for record in records if record.gate in ("fitted", "examples")])
-    places = {place: slots[name] for place, name in enumerate(kept.names) if name in slots and name != new}
-
-    def at(site: Site) -> Competitors:
-        gate, bias = site.gate, site.gate_bias
-        return {place: (gate[slot].cpu().clone(), bias[slot].cpu().clone()) for place, slot in places.items()}
-
-    competitors = {group.leader.path: at(group.leader) for group in meteora.groups}
+    names = [name for name in kept.names if name in slots and name != new]
+    places = [slots[name] for name in names]
+    rows = {
+        group.leader.path: (
+            group.leader.gate[places].cpu().float() * kept.temperature,
+            group.leader.gate_bias[places].cpu().float() * kept.temperature,
+        )
+        for group in meteora.groups
+    }
     del hold
-    return competitors
+    return names, rows
 
 
-def _row(kept: KeptStatistics, new: GroupActivations, others: Competitors) -> tuple[Tensor, float]:
-    group = kept.groups[new.path]
-    mean, scatter = new.statistics.means()[0].cpu(), new.statistics.scatter().cpu()
-    if not (mean.isfinite().all() and scatter.isfinite().all()):
+def _read_again(kept: KeptStatistics, names: Sequence[str]) -> list[Example]:
+    """The kept texts of these classes, labelled from 1 on; one token in eight tests, the others teach."""
+    again = []
+    for text in kept.texts:
+        if (name := kept.names[text.label]) in names:
+            test = tuple(range(1, len(text.ids), 8))
+            teach = tuple(sorted({*range(len(text.ids))} - {*test}))  # the first, on which all others lean, among them
+            again.append(Example(1 + names.index(name), text.ids, text.response, teach, test, False))
+    return again
+
+
+def _row(new: GroupActivations, shrinkage: float, others: Rows) -> Rows:
+    means, scatter = new.statistics.means().cpu(), new.statistics.scatter().cpu()
+    if not (means.isfinite().all() and scatter.isfinite().all()):
         raise ValueError(f"an activation at {new.path} is infinite or NaN")
-    scatter.add_(group.scatter(), alpha=kept.pooled).div_(kept.pooled + 1)
-    middle = group.middle.double()
-    offset = mean - middle
-    (weights,) = shrunk_solve(scatter, [kept.shrinkage[new.path]], offset[None])
-    row = weights[0] / kept.temperature
-    bias = float(-(row * (middle + offset / 2)).sum())
-    row = row.float()
-    own = _margins(new.kept_back()[0], row, others)
-    tokens = group.tokens.float() * group.token_unit
-    theirs = [_margins(tokens[group.labels == place], row, others) for place in others]
-    return row, balanced_bias(own, [each for each in theirs if len(each)], bias, kept.temperature)
+    middle = means[1:].mean(0) if len(means) > 1 else means[0]
+    offset = means[:1] - middle
+    (row,) = shrunk_solve(scatter, [shrinkage], offset)
+    bias = -(row * (middle + offset / 2)).sum(1)
+    return new.refined((row.float(), bias.float()), shrinkage, others)
 
 
-def _margins(x: Tensor, row: Tensor, others: Competitors) -> Tensor:
-    """How far the new row, without a bias, is above the best of the others, for each token."""
-    if not others:
-        return x @ row
-    best = torch.stack([x @ weights + bias for weights, bias in others.values()]).amax(0)
-    return x @ row - best
-
-
-def balanced_bias(own: Tensor, theirs: Sequence[Tensor], start: float, temperature: float) -> float:
-    """The bias at which the shares of tokens lost, and taken of the class most harmed, are alike, or it is `HARM`."""
-    if not theirs or not len(own):
-        return start
-    margins = [own.double() * temperature, *(each.double() * temperature for each in theirs)]
-    reach = max(float(each.abs().max()) for each in margins) + 20.0
-    low, high = -reach, reach
-    for _ in range(60):
-        middle = (low + high) / 2
-        taken = [float(torch.sigmoid(each + middle).mean()) for each in margins[1:]]
-        lost = float(torch.sigmoid(-margins[0] - middle).mean())
-        too_high = max(taken) > min(lost, HARM)
-        low, high = (low, middle) if too_high else (middle, high)
-    return low / temperature
-
-
-def _taken_by(x: Tensor, row: Tensor, bias: float, others: Competitors) -> Tensor:
-    """The label that each token goes to; -1: the new one."""
-    labels = torch.tensor([-1, *others])
-    logits = torch.stack([x @ row + bias, *(x @ weights + other for weights, other in others.values())])
-    return labels[logits.argmax(0)]
-
-
-def _warn(name: str, kept: KeptStatistics, lost: Tensor) -> None:
-    worst = int(lost.argmax())
-    if float(lost[worst]) > LOST:
+def _warn(name: str, names: Sequence[str], given: Tensor) -> None:
+    """`given [C, C]`: of the class in the row, the share of tokens that go to the class in the column; 0 is new."""
+    if len(names) == 1:
+        return
+    lost, taken = given[0, 1:].max(0), given[1:, 0].max(0)
+    worst = lost if lost.values >= taken.values else taken
+    share, other = float(worst.values), names[1 + int(worst.indices)]
+    if share > LOST:
+        which = f"its tokens would go to {other!r}" if worst is lost else f"{other!r}'s tokens would go to it"
         warnings.warn(
-            f"adapter {name!r}: {float(lost[worst]):.0%} of its tokens would go to {kept.names[worst]!r}: few examples "
-            "can't tell the two apart; fit_gates() with texts of both, or use one of them by name",
+            f"adapter {name!r}: {share:.0%} of {which}: few examples can't tell the two apart; fit_gates() with "
+            "texts of both, or use one of them by name",
             UserWarning,
             stacklevel=6,
         )

@@ -83,15 +83,16 @@ class GroupActivations:
         self._tests[self._tested : self._tested + count] = flat[batch.test.to(x.device)]
         self._tested += count
 
-    def refined(self, start: Rows, shrinkage: float) -> Rows:
-        """`start`, refined on the teaching tokens (`logistic.refine`)."""
+    def refined(self, start: Rows, shrinkage: float, fixed: Rows | None = None) -> Rows:
+        """`start`, refined on the teaching tokens (`logistic.refine`) beside the `fixed` rows of the other labels."""
         assert self._taught is not None
         pivot = self.statistics.pivot.cpu()
         rows, biases = (each.cpu() for each in start)
         x, scatter = self._teaching.float(), self.statistics.scatter().cpu()
         weights = torch.ones(len(x), dtype=torch.float32).masked_fill(self._taught.answering, ANSWERS)
         start = rows, biases + rows @ pivot
-        rows, biases = refine(x, self._taught.labels, scatter, start, shrinkage, weights=weights)
+        logits = None if fixed is None else torch.addmm(fixed[1] + fixed[0] @ pivot, x, fixed[0].T)
+        rows, biases = refine(x, self._taught.labels, scatter, start, shrinkage, weights=weights, fixed=logits)
         return rows, biases - rows @ pivot
 
     def _weights(self, x: Tensor, labels: Tensor) -> Tensor | None:

@@ -16,7 +16,7 @@ from .choice import CLOSED, REFINED, Candidate, choose_gates
 from .data import Batch, Example, Text, make_examples
 from .general import general_texts
 from .held_out import READ, READ_TO_REFINE, HeldOut
-from .kept import KeptStatistics, keep_group
+from .kept import KeptStatistics, KeptText, kept_texts
 from .report import FitReport, PassReport, by_kind, make_report
 from .sweeps import Gates, Lessons, Solved, by_name, mean_recall, run_pass, sweeps
 from .temperature import choose_temperature
@@ -120,7 +120,7 @@ def fit_gates(
         tests_per_class=TESTS_PER_CLASS,
         seed=seed,
     )
-    first, last = Lessons(names, _some(examples), batch_tokens), Lessons(names, examples, batch_tokens)
+    first, last = Lessons(names, batch_tokens, _some(examples)), Lessons(names, batch_tokens, examples)
     lessons = [first] * (passes - 1) + [last]
     total = sum(
         each.read * len(list(sweeps(meteora, each, memory_budget, refine and each is last))) for each in lessons
@@ -149,7 +149,7 @@ def fit_gates(
             )
         bar.set_postfix_str("")
         meteora.set_gates(_sharpened(chosen.gates, temperature))
-        meteora.statistics = KeptStatistics(names, len(names), temperature, solved.shrinkage(), solved.kept)
+        meteora.statistics = KeptStatistics(names, temperature, solved.shrinkage(), _texts_to_keep(names, examples))
     texts = {name: len(texts) for name, texts in data.items()}
     seconds = time.perf_counter() - start
     return make_report(names, texts, last.counts, reports, solved, chosen, temperature, losses, seconds)
@@ -188,13 +188,20 @@ def _read(
             memory_budget,
             bar.update,
             judges=None if solved is None else solved.best(),
-            keep=keep_group if last else None,
             refine=refine and last,
         )
         meteora.set_gates(by_name(solved.best(), each.names))
         reports.append(PassReport(time.perf_counter() - start, by_kind(solved)))
     assert solved is not None
     return solved, reports
+
+
+def _texts_to_keep(names: Sequence[str], examples: Sequence[Example]) -> list[KeptText]:
+    return [
+        text
+        for label, name in enumerate(names)
+        for text in kept_texts([example for example in examples if example.label == label], label, name)
+    ]
 
 
 def own_tokenizer(meteora: Meteora) -> Any:

@@ -15,7 +15,14 @@ PULL = 1e-3
 
 
 def refine(
-    x: Tensor, labels: Tensor, scatter: Tensor, start: Rows, shrinkage: float, *, weights: Tensor | None = None
+    x: Tensor,
+    labels: Tensor,
+    scatter: Tensor,
+    start: Rows,
+    shrinkage: float,
+    *,
+    weights: Tensor | None = None,
+    fixed: Tensor | None = None,
 ) -> Rows:
     """Gate rows with a smaller cross-entropy on tokens x `[N, width]` float32 of classes `labels [N]` than `start`.
 
@@ -25,8 +32,9 @@ def refine(
         L Lᵀ = scatter + shrinkage · diag(scatter)
 
     in the coordinates W L, where directions in which tokens of one class differ little cost as much as others. The
-    classes count alike, and a class's tokens by `weights` `[N]`, alike if None. Writes into x, and into `scatter`
-    `[width, width]` float64.
+    classes count alike, and a class's tokens by `weights` `[N]`, alike if None. fixed: the tokens' logits for further
+    classes, `[N, F]` float32, whose rows stay as they are; their labels follow those of `start`. Writes into x, and
+    into `scatter` `[width, width]` float64.
     Source: the gate term of MeteoRA, arXiv 2405.13053, section 3.3; L-BFGS as torch.optim has it.
     """
     scales = scaled(scatter)
@@ -36,8 +44,10 @@ def refine(
     began = (start[0] / scales.float()) @ factor
     rows, biases = began.clone(), start[1].clone()
     weights = torch.ones(len(labels), dtype=torch.float32) if weights is None else weights
-    totals = torch.zeros(len(rows), dtype=torch.float32).index_add_(0, labels, weights)
-    weights = weights / totals[labels] / len(rows)
+    fixed = torch.empty(len(labels), 0, dtype=torch.float32) if fixed is None else fixed
+    classes = len(rows) + fixed.shape[1]
+    totals = torch.zeros(classes, dtype=torch.float32).index_add_(0, labels, weights)
+    weights = weights / totals[labels] / classes
     rows.grad, biases.grad = torch.zeros_like(rows), torch.zeros_like(biases)
     descent = torch.optim.LBFGS([rows, biases], max_iter=STEPS, history_size=STEPS, line_search_fn="strong_wolfe")
 
@@ -46,12 +56,12 @@ def refine(
         return solved
 
     def loss() -> Tensor:
-        logs = torch.log_softmax(torch.addmm(biases, x, plain().T), 1)
+        logs = torch.log_softmax(torch.cat([torch.addmm(biases, x, plain().T), fixed], 1), 1)
         away = rows - began
         nats: Tensor = -(weights * logs.gather(1, labels[:, None])[:, 0]).sum() + PULL * away.square().sum()
         slopes = logs.exp_()
         slopes[torch.arange(len(labels)), labels] -= 1
-        slopes *= weights[:, None]
+        slopes = slopes[:, : len(rows)] * weights[:, None]
         pulled = torch.linalg.solve_triangular(factor.T, slopes.T @ x, upper=True, left=False)
         rows.grad = pulled.add(away, alpha=2 * PULL).contiguous()
         biases.grad = slopes.sum(0)

@@ -31,9 +31,11 @@ Routing = Callable[[Batch], AbstractContextManager[Any]]
 class Lessons:
     """What a pass reads: batches, the names of the labels, and how many tokens teach and test each class."""
 
-    def __init__(self, names: Sequence[str], examples: Sequence[Example], batch_tokens: int) -> None:
+    def __init__(self, names: Sequence[str], batch_tokens: int, *parts: Sequence[Example]) -> None:
+        """`parts`: the examples; those of one part are in no batch with another's."""
         self.names = list(names)
-        self.packed: list[Batch] = list(batches(examples, batch_tokens))
+        self.packed: list[Batch] = [batch for part in parts for batch in batches(part, batch_tokens)]
+        examples = [example for part in parts for example in part]
         self.read = sum(len(example.ids) for example in examples)
         self.counts = torch.zeros(len(names), dtype=torch.float64)
         for example in examples:
@@ -50,14 +52,13 @@ class Solved:
     """A pass's outcome: for each input group rows for each shrinkage; for each kind of input what they get right.
 
     confusions: `{kind: [shrinkages, C, C]}`, kept-back tokens of the class in the row that were given to the class
-    in the column, over all layers. kept: what `keep` made of each group. refined: for each group the rows of `REFINED`
-    after logistic regression, if it was asked for, and what they get right, `{kind: [C, C]}`.
+    in the column, over all layers. refined: for each group the rows of `REFINED` after logistic regression, if it was
+    asked for, and what they get right, `{kind: [C, C]}`.
     """
 
     shrinkages: Sequence[float]  # ascending
     rows: dict[str, list[Rows]] = field(default_factory=dict)
     confusions: dict[str, Tensor] = field(default_factory=dict)
-    kept: dict[str, Any] = field(default_factory=dict)
     refined: dict[str, Rows] = field(default_factory=dict)
     refined_confusions: dict[str, Tensor] = field(default_factory=dict)
 
@@ -114,10 +115,9 @@ def run_pass(
     done: Callable[[int], object],
     *,
     judges: Mapping[str, Rows] | None = None,
-    keep: Callable[[GroupActivations], Any] | None = None,
     refine: bool = False,
 ) -> Solved:
-    """Reads all examples under `routing` and solves every group; `keep` says what is left of its activations.
+    """Reads all examples under `routing` and solves every group.
 
     refine: also by logistic regression. judges: for each group the rows that say how hard a token is
     (`GroupActivations`).
@@ -135,16 +135,14 @@ def run_pass(
         solved.rows[group.path] = [(rows.cpu(), biases.cpu()) for rows, biases in candidates]
         x, labels = group.kept_back()
         for index, each in enumerate(solved.rows[group.path]):
-            confusions[group.kind][index] += _confusion(each, x, labels)
+            confusions[group.kind][index] += confusion(each, x, labels)
         if refine:
-            refined[group.kind] = refined.get(group.kind, 0) + _confusion(solved.refined[group.path], x, labels)
-        if keep is not None:
-            solved.kept[group.path] = keep(group)
+            refined[group.kind] = refined.get(group.kind, 0) + confusion(solved.refined[group.path], x, labels)
     solved.confusions, solved.refined_confusions = dict(confusions), refined
     return solved
 
 
-def _confusion(rows: Rows, x: Tensor, labels: Tensor) -> Tensor:
+def confusion(rows: Rows, x: Tensor, labels: Tensor) -> Tensor:
     """How many tokens x `[N, width]` of each class are given to each, `[C, C]` int64."""
     classes = len(rows[0])
     given = (x @ rows[0].T + rows[1]).argmax(1)
