@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +125,27 @@ def test_a_later_one_competes_with_an_earlier_one() -> None:
         load(meteora, "fourth")
     assert meteora.statistics is not None
     assert meteora.statistics.names[-2:] == ["third", "fourth"]
+
+
+def test_two_that_come_at_once_are_both_kept() -> None:
+    meteora = fitted(MeteoraConfig(max_adapters=6, pool_rank=48))
+    both = threading.Barrier(2)
+
+    class Meeting(Numbers):
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, Any]:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(timeout=5)  # by then both have found out what was kept before
+            return super().__call__(text)
+
+    with ThreadPoolExecutor(2) as threads:
+        loads = [
+            threads.submit(meteora.load_adapter, adapter(meteora), name, gate=examples(alphabet), tokenizer=Meeting())
+            for name, alphabet in (("third", THIRD), ("fourth", range(40, 44)))
+        ]
+        for each in loads:
+            each.result()
+    assert meteora.statistics is not None
+    assert sorted(meteora.statistics.names[3:]) == ["fourth", "third"]
 
 
 def test_a_reload_with_examples_gets_a_new_row() -> None:

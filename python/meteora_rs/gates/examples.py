@@ -60,14 +60,15 @@ def load_with_examples(
     try:
         meteora._load_class(meteora, source, trial, "none", revision=revision).prepare(Cancellation()).publish()
         try:
-            rows, statistics = rows_from_examples(meteora, trial, name, texts, tokenizer, cancellation.check)
+            rows, examples = rows_from_examples(meteora, trial, name, texts, tokenizer, cancellation.check)
         finally:
             meteora.unload_adapter(trial)
     finally:
         meteora._trials.discard(trial)
 
-    def published() -> None:
-        meteora.statistics = statistics
+    def published() -> None:  # others may have come meanwhile
+        if meteora.statistics is not None:
+            meteora.statistics = meteora.statistics.with_class(name, examples)
 
     load = meteora._load_class(
         meteora,
@@ -90,8 +91,8 @@ def rows_from_examples(
     texts: Sequence[Text],
     tokenizer: Any,
     check: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, tuple[Tensor, float]], KeptStatistics]:
-    """Gate rows from texts of the adapter `live`'s work, and the statistics with `name` as one class more.
+) -> tuple[dict[str, tuple[Tensor, float]], list[Example]]:
+    """Gate rows from texts of the adapter `live`'s work, and these texts as they were read.
 
     Activations x of these texts are taken with the adapter itself at work, and those of the texts that the fit kept of
     the others with the gates in force. With the middle m of the others' means, and the mean scatter S of all classes:
@@ -143,7 +144,7 @@ def rows_from_examples(
             given += confusion((torch.cat([row, there[0]]), torch.cat([bias, there[1]])), *new.kept_back())
             rows[new.path] = (row[0] / kept.temperature, float(bias) / kept.temperature)
     _warn(name, lessons.names, given / given.sum(1, keepdim=True).clamp(min=1))
-    return rows, kept.with_class(name, examples)
+    return rows, examples
 
 
 def _competitors(meteora: Meteora, kept: KeptStatistics, new: str) -> tuple[list[str], dict[str, Rows]]:
