@@ -67,7 +67,10 @@ def test_another_models_are_refused(tmp_path: Path, groups: list[str], vocabular
         ("lengths", [3, 2, 4], "other than its lengths"),
         ("lengths", [3, 2], "other than its lengths"),
         ("lengths", [4, 1, 3], "a text of 1 tokens"),
-        ("lengths", [9, -4, 3], "a text of"),
+        ("lengths", [9, -4, 3], "other than its lengths"),
+        ("ids", [1.0] * 8, "not a list of int64"),
+        ("labels", [[0, 1, 1]], "not a list of int64"),
+        ("lengths", [3.0, 2.0, float("nan")], "not a list of int64"),
         ("labels", [0, 1, 2], "not one text at least"),
         ("labels", [1, 1, 1], "not one text at least"),
         ("labels", [0, 1], "longer"),
@@ -78,7 +81,11 @@ def test_another_models_are_refused(tmp_path: Path, groups: list[str], vocabular
         ("about", {"temperature": float("nan")}, "out of range"),
         ("about", {"shrinkage": {"q_proj": 0.0, "o_proj": 1.0}}, "out of range"),
         ("about", {"names": None}, "TypeError"),
-        ("format", "1", "format '1'; this version reads"),
+        ("about", {"shrinkage": {"q_proj": 0.1, "o_proj": float("nan")}}, "out of range"),
+        ("about", {"temperature": float("inf")}, "out of range"),
+        ("about", {"temperature": 10**400}, "OverflowError"),
+        ("about", {"names": ["math", "math"]}, "a name is there twice"),
+        ("nested", "[" * 200000, "RecursionError"),
         ("missing", "labels", "labels"),
     ],
 )
@@ -90,16 +97,29 @@ def test_a_damaged_file_is_refused_by_its_name(tmp_path: Path, key: str, value: 
     if key == "about":
         assert isinstance(value, dict)
         metadata["statistics"] = json.dumps({**json.loads(metadata["statistics"]), **value})
-    elif key == "format":
-        metadata["statistics_format"] = str(value)
+    elif key == "nested":
+        metadata["statistics"] = str(value)
     elif key == "missing":
         del tensors[str(value)]
     else:
-        tensors[key] = torch.tensor(value, dtype=torch.int64)
+        tensors[key] = torch.tensor(value)
     save_tensors(tensors, tmp_path / "bad", metadata)
     with pytest.raises(AdapterFormatError, match=message) as raised:
         KeptStatistics.load(tmp_path / "bad", GROUPS, 9)
     assert str(tmp_path / "bad") in str(raised.value)
+
+
+def test_another_versions_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    save_tensors({"means": torch.zeros(1)}, tmp_path / "old", {"statistics_format": "1"})
+    with pytest.warns(UserWarning, match="another fit_gates"):
+        assert KeptStatistics.load(tmp_path / "old", GROUPS, 9) is None
+
+
+def test_a_class_leaves_with_its_texts() -> None:
+    left = kept().without_class("math")
+    assert left.names == [BASE]
+    assert left.texts == [KeptText(0, (4, 5), 1), KeptText(0, (6, 7, 8), 3)]
+    assert kept().without_class("nobody") == kept()
 
 
 def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:

@@ -5,29 +5,23 @@ from __future__ import annotations
 import secrets
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from meteora_rs.errors import MeteoraError
-from meteora_rs.gates.fit.data import Batch, Example, Text, check_texts, make_examples
-from meteora_rs.gates.fit.discriminant import Rows, shrunk_solve
+from meteora_rs.errors import AdapterInUseError, MeteoraError
+from meteora_rs.gates.fit.beside import Given, rows_beside
+from meteora_rs.gates.fit.data import Example, Text, check_texts, make_examples
 from meteora_rs.gates.fit.fit import TESTS_PER_CLASS, own_tokenizer
-from meteora_rs.gates.fit.kept import KeptStatistics
-from meteora_rs.gates.fit.sweeps import Lessons, confusion, swept
 from meteora_rs.handle.cancel import Cancellation
 from meteora_rs.handle.pipeline import Load
-from meteora_rs.routes import BASE, Auto
 from meteora_rs.source import AdapterSource, parse
 
 if TYPE_CHECKING:
-    from meteora_rs.gates.fit.collect import GroupActivations
     from meteora_rs.meteora import Meteora
 
 FEWEST = 8
-TOKENS, READ, MAX_LENGTH, BATCH_TOKENS, MEMORY_BUDGET = 1200, 4000, 512, 2048, 2 << 30
+TOKENS, READ, MAX_LENGTH = 1200, 4000, 512
 
 LOST = 0.2
 """More tokens lost to one other class, or taken from it, than this are worth a warning."""
@@ -94,20 +88,18 @@ def rows_from_examples(
 ) -> tuple[dict[str, tuple[Tensor, float]], list[Example]]:
     """Gate rows from texts of the adapter `live`'s work, and these texts as they were read.
 
-    Activations x of these texts are taken with the adapter itself at work, and those of the texts that the fit kept of
-    the others with the gates in force. With the middle m of the others' means, and the mean scatter S of all classes:
-
-        W = (S + shrinkage · diag(S))⁻¹ (mean_x - m) / T,   b = -W · (m + mean_x) / 2
-
-    and from there a few steps down the cross-entropy of all these tokens, in which the others' rows stay as they are
-    (`logistic.refine`). `check` is called with each batch; what it raises ends the reading.
+    They are read beside the texts that the fit kept of the other classes (`fit.beside.rows_beside`): once, some of
+    them, with the adapter itself at work, and then all with the rows just found and the others' in force.
+    `check` is called with each batch; what it raises ends the reading.
 
     Warns:
-        UserWarning: the new class can hardly be told from another; names it.
+        UserWarning: the new class can hardly be told from another; or one of the fit's rests in the host's memory, and
+            can't be told from it now. Both name the other.
 
     Raises:
         MeteoraError: no statistics are kept: `fit_gates` was never run, or the bundle came without.
-        ValueError: fewer than 8 texts, or something that is no text.
+        AdapterInUseError: `fit_gates` is running.
+        ValueError: fewer than 8 texts of two tokens, or something that is no text.
     """
     kept = meteora.statistics
     if kept is None:
@@ -115,9 +107,11 @@ def rows_from_examples(
             f"adapter {name!r}: a list of examples needs the statistics of a fit; run fit_gates(), or load a "
             "bundle saved with its statistics, or give gate='arrow'"
         )
+    if meteora._fitting.locked():
+        raise AdapterInUseError(f"adapter {name!r}: gates are being fitted; load it with examples when that has ended")
+    texts = texts if isinstance(texts, str) else list(texts)
     check_texts(name, texts)
-    if len(texts) < FEWEST:
-        raise ValueError(f"adapter {name!r}: {len(texts)} examples; a gate takes {FEWEST} or more")
+    _require_enough(name, len(texts))
     examples = make_examples(
         {name: texts},
         tokenizer if tokenizer is not None else own_tokenizer(meteora),
@@ -127,81 +121,35 @@ def rows_from_examples(
         tests_per_class=TESTS_PER_CLASS,
         seed=0,
     )
-    others, fixed = _competitors(meteora, kept, name)
-    lessons = Lessons([name, *others], BATCH_TOKENS, examples, _read_again(kept, others))
-    rows: dict[str, tuple[Tensor, float]] = {}
-    given = torch.zeros(len(lessons.names), len(lessons.names), dtype=torch.float32)
-    adapters = [each for each in others if each != BASE]
-    # One request for all of the others' texts: their gates may change meanwhile, but not for it.
-    with meteora.routing(Auto(only=adapters) if adapters else BASE, top_k=1):
-
-        def routing(batch: Batch) -> AbstractContextManager[Any]:
-            return nullcontext() if batch.labels.any() else meteora.routing(live)
-
-        for new in swept(meteora, lessons, routing, MEMORY_BUDGET, lambda _: check(), refine=True):
-            there = fixed[new.path]
-            row, bias = _row(new, kept.shrinkage[new.path], there)
-            given += confusion((torch.cat([row, there[0]]), torch.cat([bias, there[1]])), *new.kept_back())
-            rows[new.path] = (row[0] / kept.temperature, float(bias) / kept.temperature)
-    _warn(name, lessons.names, given / given.sum(1, keepdim=True).clamp(min=1))
+    _require_enough(name, len(examples))
+    rows, given = rows_beside(meteora, kept, live, name, examples, check)
+    _warn(name, given)
+    if meteora.statistics is None or not meteora.statistics.is_of_the_same_fit(kept):
+        raise AdapterInUseError(f"adapter {name!r}: gates were fitted anew while its examples were read; load it again")
     return rows, examples
 
 
-def _competitors(meteora: Meteora, kept: KeptStatistics, new: str) -> tuple[list[str], dict[str, Rows]]:
-    """The classes of the fit that compete now, and for each group's leader their rows with its temperature taken out.
-
-    Copies, for others may change theirs meanwhile.
-    """
-    with meteora._writer:
-        hold, records = meteora._hold()
-        slots = meteora._given_slots([record for record in records if record.gate in ("fitted", "examples")])
-    names = [name for name in kept.names if name in slots and name != new]
-    places = [slots[name] for name in names]
-    rows = {
-        group.leader.path: (
-            group.leader.gate[places].cpu().float() * kept.temperature,
-            group.leader.gate_bias[places].cpu().float() * kept.temperature,
-        )
-        for group in meteora.groups
-    }
-    del hold
-    return names, rows
+def _require_enough(name: str, count: int) -> None:
+    if count < FEWEST:
+        raise ValueError(f"adapter {name!r}: {count} examples; a gate takes {FEWEST} or more, of two tokens or more")
 
 
-def _read_again(kept: KeptStatistics, names: Sequence[str]) -> list[Example]:
-    """The kept texts of these classes, labelled from 1 on; one token in eight tests, the others teach."""
-    again = []
-    for text in kept.texts:
-        if (name := kept.names[text.label]) in names:
-            test = tuple(range(1, len(text.ids), 8))
-            teach = tuple(sorted({*range(len(text.ids))} - {*test}))  # the first, on which all others lean, among them
-            again.append(Example(1 + names.index(name), text.ids, text.response, teach, test, False))
-    return again
-
-
-def _row(new: GroupActivations, shrinkage: float, others: Rows) -> Rows:
-    means, scatter = new.statistics.means().cpu(), new.statistics.scatter().cpu()
-    if not (means.isfinite().all() and scatter.isfinite().all()):
-        raise ValueError(f"an activation at {new.path} is infinite or NaN")
-    middle = means[1:].mean(0) if len(means) > 1 else means[0]
-    offset = means[:1] - middle
-    (row,) = shrunk_solve(scatter, [shrinkage], offset)
-    bias = -(row * (middle + offset / 2)).sum(1)
-    return new.refined((row.float(), bias.float()), shrinkage, others)
-
-
-def _warn(name: str, names: Sequence[str], given: Tensor) -> None:
-    """`given [C, C]`: of the class in the row, the share of tokens that go to the class in the column; 0 is new."""
-    if len(names) == 1:
-        return
-    lost, taken = given[0, 1:].max(0), given[1:, 0].max(0)
-    worst = lost if lost.values >= taken.values else taken
-    share, other = float(worst.values), names[1 + int(worst.indices)]
-    if share > LOST:
-        which = f"its tokens would go to {other!r}" if worst is lost else f"{other!r}'s tokens would go to it"
+def _warn(name: str, given: Given) -> None:
+    for other in given.resting:
         warnings.warn(
-            f"adapter {name!r}: {share:.0%} of {which}: few examples can't tell the two apart; fit_gates() with "
-            "texts of both, or use one of them by name",
+            f"adapter {name!r}: {other!r} is not on the device, so the new gate has not been told from its texts",
+            UserWarning,
+            stacklevel=6,
+        )
+    if not given.lost:
+        return
+    loser, robber = max(given.lost, key=given.lost.__getitem__), max(given.taken, key=given.taken.__getitem__)
+    lost, taken = given.lost[loser], given.taken[robber]
+    if max(lost, taken) > LOST:
+        own, others = f"{lost:.0%} of its tokens go to {loser!r}", f"{taken:.0%} of {robber!r}'s go to it"
+        warnings.warn(
+            f"adapter {name!r}: {own if lost >= taken else others}: few examples can't tell the two apart; "
+            "fit_gates() with texts of both, or use one of them by name",
             UserWarning,
             stacklevel=6,
         )

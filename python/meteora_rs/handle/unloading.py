@@ -62,6 +62,7 @@ class Unloading(Attached):
             if self.tiers is not None and self._rests(name):
                 self._require_no_alias(name)
                 self.tiers.forget(name)
+                self._forget_texts(name)
                 return None
             try:
                 retired = self._registry.unload(name)
@@ -70,7 +71,12 @@ class Unloading(Attached):
             finally:
                 self._context.refresh()
             self._share_gates()
+            self._forget_texts(name)
         return retired
+
+    def _forget_texts(self, name: str) -> None:
+        if self.statistics is not None:
+            self.statistics = self.statistics.without_class(name)
 
     def _require_no_alias(self, name: str) -> None:
         for alias, target in self._registry.aliases().items():

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from meteora_rs.gates.tried import Rows
 from meteora_rs.loss import evaluating
 
 from .data import Batch
-from .discriminant import Rows
 from .fast_products import fast_products
 from .logistic import refine
 from .statistics import ClassStatistics

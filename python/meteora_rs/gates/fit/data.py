@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -111,6 +111,22 @@ def make_examples(
             teach, test = tuple(sorted(drawn[kept:])), tuple(sorted(drawn[:kept]))
             examples.append(Example(label, tuple(ids), response, teach, test, False))
     return examples
+
+
+def one_in_three(examples: Sequence[Example]) -> list[Example]:
+    """Every third text of those that teach, one of each class at least, with all its tokens but those that test.
+
+    What passes before the last read: their gates only bring that one about the right activations.
+    """
+    seen: dict[int, int] = {}
+    some = []
+    for example in examples:
+        if not example.held_out:
+            if seen.get(example.label, 0) % 3 == 0:
+                places = set(range(len(example.ids))) - set(example.test)
+                some.append(replace(example, teach=tuple(sorted(places))))
+            seen[example.label] = seen.get(example.label, 0) + 1
+    return some
 
 
 def check_texts(name: str, texts: Sequence[Text]) -> None:

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from meteora_rs.gates.tried import Rows
+
 from .statistics import ClassStatistics
 
 FLOOR = 1e-4
-
-Rows = tuple[Tensor, Tensor]
-"""W `[C, width]` and b `[C]`, float32."""
 
 
 def solve(statistics: ClassStatistics, shrinkages: Sequence[float], *, where: str = "the input") -> list[Rows]:

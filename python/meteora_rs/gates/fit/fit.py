@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from meteora_rs.routes import BASE, Auto
 
 from .choice import CLOSED, REFINED, Candidate, choose_gates
-from .data import Batch, Example, Text, make_examples
+from .data import Batch, Example, Text, make_examples, one_in_three
 from .general import general_texts
 from .held_out import READ, READ_TO_REFINE, HeldOut
 from .kept import KeptStatistics, KeptText, kept_texts
@@ -33,8 +32,6 @@ TOKENS = 1500
 
 SHRINKAGES = (3e-3, 1e-2, 3e-2)
 FIRST_SHRINKAGE = 3e-2
-FIRST_SHARE = 3
-"""All passes but the last read one text in three: their gates only bring the last one about the right activations."""
 
 
 def fit_gates(
@@ -120,7 +117,7 @@ def fit_gates(
         tests_per_class=TESTS_PER_CLASS,
         seed=seed,
     )
-    first, last = Lessons(names, batch_tokens, _some(examples)), Lessons(names, batch_tokens, examples)
+    first, last = Lessons(names, batch_tokens, one_in_three(examples)), Lessons(names, batch_tokens, examples)
     lessons = [first] * (passes - 1) + [last]
     total = sum(
         each.read * len(list(sweeps(meteora, each, memory_budget, refine and each is last))) for each in lessons
@@ -227,19 +224,6 @@ def _with_base(data: Mapping[str, Sequence[Text]], base: str | None) -> Mapping[
     if base is None and BASE in data:
         raise ValueError("fit_gates: base=None means no class for the base, but data has '__base__'")
     return {**data, BASE: general_texts()} if base == "general" and BASE not in data else data
-
-
-def _some(examples: Sequence[Example]) -> list[Example]:
-    """Every third text of those that teach, one of each class at least, with all its tokens but those that test."""
-    seen: dict[int, int] = {}
-    some = []
-    for example in examples:
-        if not example.held_out:
-            if seen.get(example.label, 0) % FIRST_SHARE == 0:
-                places = set(range(len(example.ids))) - set(example.test)
-                some.append(replace(example, teach=tuple(sorted(places))))
-            seen[example.label] = seen.get(example.label, 0) + 1
-    return some
 
 
 def _sharpened(gates: Gates, temperature: float) -> Gates:

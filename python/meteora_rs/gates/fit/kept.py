@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -14,16 +17,18 @@ from meteora_rs.errors import AdapterFormatError
 from meteora_rs.routes import BASE
 from meteora_rs.tensor_file import save_tensors
 
-from .data import BREADTH, Example
+from .data import Example
 
-TOKENS = 512
-"""Of an adapter's texts that are kept, the shortest that never taught first; of the base's `BREADTH` times as many.
-
-Numbers of token ids, not of activations, which would take a thousand times the bytes and be those of gates that others
-have since joined.
-"""
+TOKENS, BASE_TOKENS = 512, 3072
+"""Of the texts that are kept of an adapter and of the base, which is all sorts of text: with half as many of the base's a
+new row took more of text that belongs to nobody. Token ids, not activations: those would be a thousand times the bytes,
+and of gates that others have since joined."""
 
 FORMAT = "2"
+KEYS = "ids", "lengths", "responses", "labels"
+
+BROKEN = LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, SafetensorError
+"""What comes of reading a file that holds anything but what was written."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class KeptText:
 class KeptStatistics:
     """The classes of a fit, in the order of their labels, with some texts of each, and what the rows in force are.
 
-    shrinkage: by input group; temperature: in the rows in force.
+    shrinkage: by input group; temperature: that the fit folded into its rows.
     """
 
     names: list[str]
@@ -52,7 +57,19 @@ class KeptStatistics:
         names = self.names if name in self.names else [*self.names, name]
         label = names.index(name)
         others = [text for text in self.texts if text.label != label]
-        return KeptStatistics(names, self.temperature, self.shrinkage, others + kept_texts(examples, label, name))
+        return replace(self, names=names, texts=others + kept_texts(examples, label, name))
+
+    def without_class(self, name: str) -> KeptStatistics:
+        """With nothing of a class that has left."""
+        if name not in self.names:
+            return self
+        gone = self.names.index(name)
+        texts = [replace(each, label=each.label - (each.label > gone)) for each in self.texts if each.label != gone]
+        return replace(self, names=[each for each in self.names if each != name], texts=texts)
+
+    def is_of_the_same_fit(self, other: KeptStatistics) -> bool:
+        """Whether the rows that both are about are of one fit, whoever has come or gone since."""
+        return self.shrinkage is other.shrinkage
 
     def save(self, path: Path) -> None:
         """Write as safetensors.
@@ -71,8 +88,11 @@ class KeptStatistics:
         save_tensors(tensors, path, metadata=metadata)
 
     @staticmethod
-    def load(path: Path, groups: Sequence[str], vocabulary: int) -> KeptStatistics:
-        """Read what `save` wrote, for a model with these input groups and so many tokens.
+    def load(path: Path, groups: Sequence[str], vocabulary: int) -> KeptStatistics | None:
+        """Read what `save` wrote, for a model with these input groups and so many tokens; None: of another format.
+
+        Warns:
+            UserWarning: the format is another version's.
 
         Raises:
             AdapterFormatError: a field or a tensor is missing or has another form.
@@ -81,14 +101,18 @@ class KeptStatistics:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("statistics_format") != FORMAT:
-                    raise ValueError(f"format {metadata.get('statistics_format')!r}; this version reads {FORMAT}")
+                if (found := metadata.get("statistics_format", FORMAT)) != FORMAT:
+                    warnings.warn(
+                        f"the statistics of a fit are in format {found!r}, and this version reads {FORMAT}: adapters "
+                        f"that come with examples need another fit_gates() (file: {path})",
+                        UserWarning,
+                        stacklevel=2,
+                    )
+                    return None
                 about = json.loads(metadata["statistics"])
-                ids, lengths, responses, labels = (
-                    file.get_tensor(key).tolist() for key in ("ids", "lengths", "responses", "labels")
-                )
-            ends = torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0).tolist()
-            if ends[-1] != len(ids) or not all(0 <= each < vocabulary for each in ids):
+                ids, lengths, responses, labels = (_numbers(file.get_tensor(key), key) for key in KEYS)
+            ends = [0, *accumulate(lengths)]
+            if min(lengths, default=0) < 0 or ends[-1] != len(ids) or not all(0 <= each < vocabulary for each in ids):
                 raise ValueError("tensor ids: other than its lengths, or a token that the model has not")
             kept = KeptStatistics(
                 [str(name) for name in about["names"]],
@@ -101,14 +125,17 @@ class KeptStatistics:
             )
             kept._check(set(groups))
             return kept
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, SafetensorError) as error:
+        except BROKEN as error:
             raise AdapterFormatError(
                 f"no statistics of a fit: {type(error).__name__}: {error} (file: {path})"
             ) from error
 
     def _check(self, groups: set[str]) -> None:
-        if not (self.temperature > 0 and set(self.shrinkage) == groups and min(self.shrinkage.values()) > 0):
+        scales = [self.temperature, *self.shrinkage.values()]
+        if set(self.shrinkage) != groups or not all(0 < each < math.inf for each in scales):
             raise ValueError("temperature or shrinkage is out of range")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("a name is there twice")
         if {text.label for text in self.texts} != set(range(len(self.names))):
             raise ValueError(f"labels: not one text at least of each of {len(self.names)} classes")
         for text in self.texts:
@@ -116,9 +143,16 @@ class KeptStatistics:
                 raise ValueError(f"a text of {len(text.ids)} tokens, label {text.label}, response {text.response}")
 
 
+def _numbers(tensor: torch.Tensor, key: str) -> list[int]:
+    if tensor.dtype != torch.int64 or tensor.dim() != 1:
+        raise ValueError(f"tensor {key}: {tensor.dtype} of shape {tuple(tensor.shape)}, not a list of int64")
+    numbers: list[int] = tensor.tolist()
+    return numbers
+
+
 def kept_texts(examples: Sequence[Example], label: int, name: str) -> list[KeptText]:
-    """Of a class's examples those to keep (`TOKENS`), one at least."""
-    most = TOKENS * (BREADTH if name == BASE else 1)
+    """Of a class's examples those to keep, one at least: first what never taught, and of that the shortest."""
+    most = BASE_TOKENS if name == BASE else TOKENS
     taken: list[KeptText] = []
     for example in sorted(examples, key=lambda each: (not each.held_out, len(each.ids))):
         most -= len(example.ids)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .discriminant import Rows, scaled
+from meteora_rs.gates.tried import Rows
+from meteora_rs.ops.precision import without_autocast
+
+from .discriminant import scaled
 
 STEPS = 10
 """Of L-BFGS: the rows shall leave the closed form, not learn the texts by heart."""
@@ -14,6 +17,7 @@ PULL = 1e-3
 """Nats for each unit of squared distance from the closed form: few tokens move the rows little."""
 
 
+@without_autocast
 def refine(
     x: Tensor,
     labels: Tensor,

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from meteora_rs.gates.tried import Rows
+
 from .collect import GroupActivations, Taught, collect
 from .data import Batch, Example, batches
-from .discriminant import Rows, solve
+from .discriminant import solve
 from .statistics import ClassStatistics
 
 if TYPE_CHECKING:

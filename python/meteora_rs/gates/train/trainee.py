@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from meteora_rs import ops
-from meteora_rs.context import Plan
-from meteora_rs.ops.layout import ENTRY_WIDTH, KIND_ABS, auto_record
-from meteora_rs.routes import BASE, Mix
-from meteora_rs.site import Site, held
+from meteora_rs.gates.tried import Classes
+from meteora_rs.site import Site
 
 from .gate_loss import gate_loss
 from .lm_loss import lm_loss
@@ -70,20 +67,12 @@ class SiteGates(nn.Module):
         The gate loss is the mean over all sites and all tokens that are no pads.
         """
         context = self._meteora._context
-        plan = self._plan()
-        step = _Step(self, plan, inputs["attention_mask"], labels)
+        classes = Classes(self._meteora, self.names, self._top_k)
+        step = _Step(self, classes, inputs["attention_mask"], labels)
         graph = nullcontext() if self.through_model else torch.no_grad()
-        with graph, context.enter(plan.taken_over(step), "training"):
+        with graph, context.enter(classes.plan.taken_over(step), "training"):
             loss = lm_loss(self._meteora.model, inputs, targets)
         return loss, step.finish().to(loss.device)
-
-    def _plan(self) -> Plan:
-        """The choice is left to the gates, among all classes: also those that no request could choose yet."""
-        adapters = Mix({name: 1.0 for name in self.names if name != BASE})  # on a snapshot that holds them
-        plan: Plan = self._meteora._context.plan([adapters], None, self._top_k)
-        n_slots = self._meteora._registry.slots
-        record = auto_record(slots_of(self.names, plan, n_slots), n_slots + 1)
-        return plan.rerouted(torch.tensor([record, record], dtype=torch.int32))
 
     def rows(self) -> dict[str, dict[str, tuple[Tensor, float]]]:
         """The gates in the form of `Meteora.set_gates`."""
@@ -96,23 +85,16 @@ class SiteGates(nn.Module):
         }
 
 
-def slots_of(names: Sequence[str], plan: Plan, n_slots: int) -> list[int]:
-    """The slot of each class in the plan's snapshot; the base gets one more than there are."""
-    slots = {name: slot for slot, name in plan.native.names()} | {BASE: n_slots}
-    return [slots[name] for name in names]
-
-
 class _Step:
     """Computes the sites' parts of one forward pass with the gates in training, and sums the gate loss on the way.
 
     A layer that is computed again in the backward pass comes by a second time; its loss has been counted then.
     """
 
-    def __init__(self, gates: SiteGates, plan: Plan, mask: Tensor, labels: Tensor) -> None:
-        self._gates, self._plan = gates, plan
+    def __init__(self, gates: SiteGates, classes: Classes, mask: Tensor, labels: Tensor) -> None:
+        self._gates, self._classes = gates, classes
         self._places = mask.reshape(-1).nonzero()[:, 0]
         self._labels = labels.repeat_interleave(mask.shape[1])[self._places]
-        self._slots = torch.tensor(slots_of(gates.names, plan, gates._meteora._registry.slots))
         self._sum: Tensor | None = None
         self._counted: set[int] = set()
         self._rows: tuple[Tensor, Tensor] | None = None
@@ -121,15 +103,7 @@ class _Step:
         if site.leads:
             self._begin_group(site, x)
         assert self._rows is not None  # a group's leader is called first
-        plan, slots = self._plan, self._slots.to(x.device)
-        routes = plan.on(site.place)
-        table = torch.cat([site.table, site.table.new_zeros(1, ENTRY_WIDTH)])
-        table[slots, 2] &= ~KIND_ABS  # the rows before may have been Arrow's
-        out = ops.gated_lora(
-            base, x, *self._rows, site.lora_A, site.lora_B_packed, table,
-            routes.row_route, routes.records, plan.top_k, plan.temperature,
-        )  # fmt: skip
-        return held(out, plan)
+        return self._classes.add(site, base, x, self._rows)
 
     def _begin_group(self, site: Site, x: Tensor) -> None:
         weight = self._gates.weights[site.group].to(x.device)
@@ -143,11 +117,7 @@ class _Step:
                 self._counted.add(site.group)
                 share = loss * (self._gates.group_sizes[site.group] / self._gates._total_sites)
                 self._sum = share if self._sum is None else self._sum + share.to(self._sum.device)
-        slots, n_slots = self._slots.to(x.device), len(site.gate) + 1
-        self._rows = (
-            weight.new_zeros(n_slots, site.in_features).index_copy(0, slots, weight),
-            bias.new_zeros(n_slots).index_copy(0, slots, bias),
-        )
+        self._rows = self._classes.spread((weight, bias))
 
     def finish(self) -> Tensor:
         """The gate loss of the pass; the graph is not kept here, where the graph itself would keep it alive."""

@@ -1,0 +1,160 @@
+"""Rows for one class more, beside those of a fit, which stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from meteora_rs.errors import AdapterNotFoundError
+from meteora_rs.gates.tried import Classes, Rows, TriedGates
+from meteora_rs.routes import BASE
+
+from .data import Batch, Example, one_in_three
+from .discriminant import shrunk_solve
+from .kept import KeptStatistics
+from .sweeps import Lessons, confusion, swept
+
+if TYPE_CHECKING:
+    from meteora_rs.meteora import Meteora
+
+    from .collect import GroupActivations
+
+BATCH_TOKENS, MEMORY_BUDGET = 2048, 2 << 30
+
+
+@dataclass(frozen=True)
+class Given:
+    """By name of each class of the fit that competes: the share of the new one's kept-back tokens that goes to it, and
+    of its own that goes to the new one, mean over all inputs; and the names of those that are not on the device.
+    """
+
+    lost: Mapping[str, float]
+    taken: Mapping[str, float]
+    resting: Sequence[str]
+
+
+def rows_beside(
+    meteora: Meteora,
+    kept: KeptStatistics,
+    live: str,
+    name: str,
+    examples: Sequence[Example],
+    check: Callable[[], None],
+) -> tuple[dict[str, tuple[Tensor, float]], Given]:
+    """For each input group a row that tells `examples`, label 0, from the texts that a fit kept of its other classes.
+
+    With the middle m of the others' means, and the mean scatter S of all classes:
+
+        W = (S + shrinkage · diag(S))⁻¹ (mean - m) / T,   b = -W · (m + mean) / 2
+
+    and from there a few steps down the cross-entropy of all tokens, in which the others' rows do not move
+    (`logistic.refine`). First on a third of the texts, the new ones with the adapter `live` at work and the others
+    with the gates in force; then on all, with these first rows in force too, for this reading alone: the new adapter's
+    low layers know little of whose text it is, and its upper ones must cope with what those choose.
+    """
+    others, fixed, all_but_new, all_classes = _competitors(meteora, kept, live, name)
+    again = _read_again(kept, others)
+    reading = _Reading(meteora, [name, *others], fixed, kept.shrinkage, check)
+    with TriedGates(meteora, all_but_new, fixed).request():
+        named = reading.rows(
+            lambda batch: nullcontext() if batch.labels.any() else meteora.routing(live),
+            one_in_three(examples),
+            one_in_three(again),
+        )
+    first = {path: _joined(rows, fixed[path]) for path, rows in named.items()}
+    reading.given.zero_()
+    with TriedGates(meteora, all_classes, first).request():
+        found = reading.rows(lambda _: nullcontext(), examples, again)
+    given = reading.given / reading.given.sum(1, keepdim=True).clamp(min=1)
+    lost, taken = (dict(zip(others, shares.tolist(), strict=True)) for shares in (given[0, 1:], given[1:, 0]))
+    resting = [each for each in kept.names if each != name and meteora._rests(each)]
+    rows = {path: (row[0] / kept.temperature, float(bias) / kept.temperature) for path, (row, bias) in found.items()}
+    return rows, Given(lost, taken, resting)
+
+
+class _Reading:
+    """Passes over texts of the new class and the others'; `given [C, C]`: as `confusion`, over all inputs."""
+
+    def __init__(
+        self,
+        meteora: Meteora,
+        names: Sequence[str],
+        fixed: Mapping[str, Rows],
+        shrinkage: Mapping[str, float],
+        check: Callable[[], None],
+    ) -> None:
+        self._meteora, self._names, self._fixed, self._shrinkage, self._check = meteora, names, fixed, shrinkage, check
+        self.given = torch.zeros(len(names), len(names), dtype=torch.float32)
+
+    def rows(
+        self, routing: Callable[[Batch], AbstractContextManager[Any]], new: Sequence[Example], others: Sequence[Example]
+    ) -> dict[str, Rows]:
+        """The new class's rows, `[1, in]` and `[1]`, from one pass."""
+        lessons = Lessons(self._names, BATCH_TOKENS, new, others)
+        rows: dict[str, Rows] = {}
+        for group in swept(self._meteora, lessons, routing, MEMORY_BUDGET, lambda _: self._check(), refine=True):
+            fixed = self._fixed[group.path]
+            rows[group.path] = self._row(group, fixed)
+            self.given += confusion(_joined(rows[group.path], fixed), *group.kept_back())
+        return rows
+
+    def _row(self, group: GroupActivations, fixed: Rows) -> Rows:
+        means, scatter = group.statistics.means().cpu(), group.statistics.scatter().cpu()
+        if not means.isfinite().all():
+            bad = self._names[int((~means.isfinite()).any(1).nonzero()[0])]
+            raise ValueError(
+                f"adapter {self._names[0]!r}: an activation at {group.path} is infinite or NaN with texts of {bad!r}"
+            )
+        middle = means[1:].mean(0) if len(means) > 1 else means[0]
+        offset = means[:1] - middle
+        (row,) = shrunk_solve(scatter, [self._shrinkage[group.path]], offset)
+        bias = -(row * (middle + offset / 2)).sum(1)
+        return group.refined((row.float(), bias.float()), self._shrinkage[group.path], fixed)
+
+
+def _joined(new: Rows, others: Rows) -> Rows:
+    return torch.cat([new[0], others[0]]), torch.cat([new[1], others[1]])
+
+
+def _competitors(
+    meteora: Meteora, kept: KeptStatistics, live: str, new: str
+) -> tuple[list[str], dict[str, Rows], Classes, Classes]:
+    """The classes of the fit that are on the device; for each group their rows with the temperature taken out; and
+    the choice among them, and among them and `live`, from now on: others may change and unload adapters meanwhile.
+    """
+    while True:
+        with meteora._writer:
+            hold, records = meteora._hold()
+            slots = meteora._given_slots([record for record in records if record.gate in ("fitted", "examples")])
+        names = [name for name in kept.names if name in slots and name != new]
+        places = [slots[name] for name in names]
+        rows = {
+            group.leader.path: (
+                group.leader.gate[places].cpu().float() * kept.temperature,
+                group.leader.gate_bias[places].cpu().float() * kept.temperature,
+            )
+            for group in meteora.groups
+        }
+        del hold
+        try:
+            return names, rows, Classes(meteora, names, 1), Classes(meteora, [live, *names], 1)
+        except AdapterNotFoundError:
+            there = {BASE, *(record.name for record in meteora.adapters())}
+            if there.issuperset([live, *names]):  # a confined block is around this
+                raise
+
+
+def _read_again(kept: KeptStatistics, names: Sequence[str]) -> list[Example]:
+    """The kept texts of these classes, labelled from 1 on; one token in eight tests, the others teach."""
+    again = []
+    for text in kept.texts:
+        if (name := kept.names[text.label]) in names:
+            test = tuple(range(1, len(text.ids), 8))
+            teach = tuple(sorted({*range(len(text.ids))} - {*test}))  # the first, on which all others lean, among them
+            again.append(Example(1 + names.index(name), text.ids, text.response, teach, test, False))
+    return again
