@@ -227,6 +227,104 @@ def test_a_bundle_brings_the_statistics(tmp_path: Path) -> None:
         meteora_rs.attach_pretrained(model, tmp_path / "bundle")
 
 
+@pytest.mark.parametrize("seed", [9, 10, 11])
+def test_a_twin_is_named_in_a_warning(seed: int) -> None:
+    meteora = fitted()
+    torch.manual_seed(seed)
+    with pytest.warns(UserWarning, match="'first'"):
+        meteora.load_adapter(adapter(meteora), "twin", gate=examples(ALPHABETS["first"]), tokenizer=Numbers())
+
+
+def test_while_it_is_tried_no_other_request_can_choose_it() -> None:
+    meteora = fitted(MeteoraConfig(max_adapters=5, pool_rank=32))
+    torch.manual_seed(9)
+    meteora.load_adapter(adapter(meteora), "third", gate="none")
+    chosen: set[str] = set()
+
+    def look() -> None:
+        with ThreadPoolExecutor(1) as threads:  # a request of somebody else's
+            chosen.update(threads.submit(shares, meteora, THIRD).result())
+
+    rows_from_examples(meteora, "third", "third", examples(), Numbers(), look)
+    assert chosen <= {"first", "second", BASE}
+    assert chosen
+
+
+def test_others_may_go_while_the_examples_are_read() -> None:
+    meteora = fitted()
+    torch.manual_seed(9)
+    meteora.load_adapter(adapter(meteora), "third", gate="none")
+    leaving = iter(["first", "second"])
+    rows, _ = rows_from_examples(
+        meteora, "third", "third", examples(), Numbers(), lambda: [meteora.unload_adapter(name) for name in leaving]
+    )
+    assert [record.name for record in meteora.adapters()] == ["third"]
+    assert all(row.isfinite().all() for row, _ in rows.values())
+
+
+def test_gates_that_are_fitted_meanwhile_are_noticed() -> None:
+    meteora, fits = fitted(), iter([0])
+
+    class Fitting(Numbers):
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, Any]:
+            for _ in fits:
+                fit_gates(meteora, texts(0), tokenizer=Numbers(), progress=False)
+            return super().__call__(text)
+
+    with pytest.raises(AdapterInUseError, match="third"):
+        load(meteora, tokenizer=Fitting())
+    assert [record.name for record in meteora.adapters()] == ["first", "second"]
+
+
+def test_a_fit_that_runs_is_not_joined() -> None:
+    meteora = fitted()
+
+    class Loading(Numbers):
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, Any]:
+            with pytest.raises(AdapterInUseError, match="gates are being fitted"):
+                load(meteora)
+            return super().__call__(text)
+
+    meteora.fit_gates(texts(0, 8), tokenizer=Loading(), progress=False)
+
+
+def test_a_class_that_leaves_takes_its_texts_along(tmp_path: Path) -> None:
+    meteora = fitted()
+    load(meteora)
+    meteora.unload_adapter("third")
+    assert meteora.statistics is not None
+    assert meteora.statistics.names == ["first", "second", BASE]
+
+
+def test_texts_may_come_one_by_one_and_autocast_may_be_on() -> None:
+    meteora = fitted()
+    load(meteora)
+    expected = rows(meteora, "third")
+    meteora.unload_adapter("third")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        record = load(meteora, gate=(text for text in examples()))
+    assert record.gate == "examples"
+    assert [row.shape for row in rows(meteora, "third")] == [row.shape for row in expected]
+
+
+def test_who_rests_is_named() -> None:
+    meteora = fitted(MeteoraConfig(max_adapters=2, pool_rank=32, host_bytes=1 << 24))
+    with pytest.warns(UserWarning, match="'(first|second)' is not on the device"):
+        load(meteora)
+
+
+def test_a_name_that_is_taken_costs_no_reading() -> None:
+    class Unread(Numbers):
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, Any]:
+            raise AssertionError("read")
+
+    meteora = fitted()
+    with pytest.raises(AdapterInUseError, match="first"):
+        load(meteora, "first", tokenizer=Unread())
+    with pytest.raises(AdapterInUseError, match="first"):
+        meteora.reload_adapter("first", adapter(meteora), gate=examples(), tokenizer=Unread(), if_generation=7)
+
+
 @pytest.mark.parametrize("gone", [["first"], ["first", "second"]])
 def test_a_class_that_has_left_does_not_compete(gone: list[str]) -> None:
     meteora = fitted()

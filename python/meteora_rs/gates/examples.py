@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from meteora_rs.errors import AdapterInUseError, MeteoraError
+from meteora_rs.errors import AdapterInUseError, CapacityError, MeteoraError
 from meteora_rs.gates.fit.beside import Given, rows_beside
 from meteora_rs.gates.fit.data import Example, Text, check_texts, make_examples
 from meteora_rs.gates.fit.fit import TESTS_PER_CLASS, own_tokenizer
@@ -45,9 +46,11 @@ def load_with_examples(
     that one. So a request sees the adapter with its row or not at all, and a failure leaves nothing. Needs a free
     slot and rows for that first time, also in a reload.
     """
-    parse(meteora._registry, source, name, revision)  # what is wrong with it is said under its own name
-    if reload and not meteora._rests(name):
-        meteora.adapter(name)
+    if not meteora._rests(name):
+        # What is wrong with it is said before its texts are read, and under its own name.
+        with contextlib.suppress(CapacityError):
+            adapter = parse(meteora._registry, source, name, revision)
+            meteora._registry.reserve(adapter, reload, if_generation).abandon()
     trial = f"trial-{secrets.token_hex(8)}"
     cancellation.hold()
     meteora._trials.add(trial)
@@ -123,9 +126,9 @@ def rows_from_examples(
     )
     _require_enough(name, len(examples))
     rows, given = rows_beside(meteora, kept, live, name, examples, check)
-    _warn(name, given)
     if meteora.statistics is None or not meteora.statistics.is_of_the_same_fit(kept):
         raise AdapterInUseError(f"adapter {name!r}: gates were fitted anew while its examples were read; load it again")
+    _warn(name, given)
     return rows, examples
 
 
@@ -143,10 +146,10 @@ def _warn(name: str, given: Given) -> None:
         )
     if not given.lost:
         return
-    loser, robber = max(given.lost, key=given.lost.__getitem__), max(given.taken, key=given.taken.__getitem__)
-    lost, taken = given.lost[loser], given.taken[robber]
+    loser, robbed = max(given.lost, key=given.lost.__getitem__), max(given.taken, key=given.taken.__getitem__)
+    lost, taken = given.lost[loser], given.taken[robbed]
     if max(lost, taken) > LOST:
-        own, others = f"{lost:.0%} of its tokens go to {loser!r}", f"{taken:.0%} of {robber!r}'s go to it"
+        own, others = f"{lost:.0%} of its tokens go to {loser!r}", f"{taken:.0%} of {robbed!r}'s go to it"
         warnings.warn(
             f"adapter {name!r}: {own if lost >= taken else others}: few examples can't tell the two apart; "
             "fit_gates() with texts of both, or use one of them by name",

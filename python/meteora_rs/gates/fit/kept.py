@@ -20,9 +20,11 @@ from meteora_rs.tensor_file import save_tensors
 from .data import Example
 
 TOKENS, BASE_TOKENS = 512, 3072
-"""Of the texts that are kept of an adapter and of the base, which is all sorts of text: with half as many of the base's a
-new row took more of text that belongs to nobody. Token ids, not activations: those would be a thousand times the bytes,
-and of gates that others have since joined."""
+"""Of the texts that are kept of an adapter, and of the base, which is all sorts of text.
+
+With half as many of the base's a new row took more of text that belongs to nobody. Token ids, not activations: those
+would be a thousand times the bytes, and of gates that others have since joined.
+"""
 
 FORMAT = "2"
 KEYS = "ids", "lengths", "responses", "labels"
