@@ -52,19 +52,13 @@ def token_losses(
     temperature: float | None = None,
     batch_tokens: int = 2048,
 ) -> list[tuple[float, int]]:
-    """The same for token ids, with another `top_k` or temperature than the model's where given."""
-    with meteora.routing(route, top_k=top_k, temperature=temperature):
-        return losses_in_force(meteora, encoded, batch_tokens)
-
-
-def losses_in_force(meteora: Meteora, encoded: Sequence[Encoded], batch_tokens: int = 2048) -> list[tuple[float, int]]:
-    """The same under the routes that are in force here; dropout is off.
+    """The same for token ids, with another `top_k` or temperature than the model's where given; dropout is off.
 
     Pads on the left, so that all responses end together and the head runs over no more than the longest.
     """
     found: dict[int, tuple[float, int]] = {}
     batches = packed([len(ids) for ids, _ in encoded], batch_tokens, kept=[count + 1 for _, count in encoded])
-    with evaluating(meteora.model):
+    with evaluating(meteora.model), meteora.routing(route, top_k=top_k, temperature=temperature):
         for rows in batches:
             found.update(zip(rows, _batch(meteora.model, [encoded[row] for row in rows]), strict=True))
     return [found[index] for index in range(len(encoded))]

@@ -61,16 +61,14 @@ def rows_beside(
     again = _read_again(kept, others)
     reading = _Reading(meteora, [name, *others], fixed, kept.shrinkage, check)
     with TriedGates(meteora, all_but_new, fixed).request():
-        named = reading.rows(
+        named, _ = reading.rows(
             lambda batch: nullcontext() if batch.labels.any() else meteora.routing(live),
             one_in_three(examples),
             one_in_three(again),
         )
     first = {path: _joined(rows, fixed[path]) for path, rows in named.items()}
-    reading.given.zero_()
     with TriedGates(meteora, all_classes, first).request():
-        found = reading.rows(lambda _: nullcontext(), examples, again)
-    given = reading.given / reading.given.sum(1, keepdim=True).clamp(min=1)
+        found, given = reading.rows(lambda _: nullcontext(), examples, again)
     lost, taken = (dict(zip(others, shares.tolist(), strict=True)) for shares in (given[0, 1:], given[1:, 0]))
     resting = [each for each in kept.names if each != name and meteora._rests(each)]
     rows = {path: (row[0] / kept.temperature, float(bias) / kept.temperature) for path, (row, bias) in found.items()}
@@ -78,7 +76,7 @@ def rows_beside(
 
 
 class _Reading:
-    """Passes over texts of the new class and the others'; `given [C, C]`: as `confusion`, over all inputs."""
+    """Passes over texts of the new class and the others'."""
 
     def __init__(
         self,
@@ -89,19 +87,21 @@ class _Reading:
         check: Callable[[], None],
     ) -> None:
         self._meteora, self._names, self._fixed, self._shrinkage, self._check = meteora, names, fixed, shrinkage, check
-        self.given = torch.zeros(len(names), len(names), dtype=torch.float32)
 
     def rows(
         self, routing: Callable[[Batch], AbstractContextManager[Any]], new: Sequence[Example], others: Sequence[Example]
-    ) -> dict[str, Rows]:
-        """The new class's rows, `[1, in]` and `[1]`, from one pass."""
+    ) -> tuple[dict[str, Rows], Tensor]:
+        """The new class's rows, `[1, in]` and `[1]`, from one pass; and of each class's kept-back tokens the shares that
+        go to each, `[C, C]`, mean over all inputs.
+        """
         lessons = Lessons(self._names, BATCH_TOKENS, new, others)
         rows: dict[str, Rows] = {}
+        given = torch.zeros(len(self._names), len(self._names), dtype=torch.float32)
         for group in swept(self._meteora, lessons, routing, MEMORY_BUDGET, lambda _: self._check(), refine=True):
             fixed = self._fixed[group.path]
             rows[group.path] = self._row(group, fixed)
-            self.given += confusion(_joined(rows[group.path], fixed), *group.kept_back())
-        return rows
+            given += confusion(_joined(rows[group.path], fixed), *group.kept_back())
+        return rows, given / given.sum(1, keepdim=True).clamp(min=1)
 
     def _row(self, group: GroupActivations, fixed: Rows) -> Rows:
         means, scatter = group.statistics.means().cpu(), group.statistics.scatter().cpu()
