@@ -91,8 +91,8 @@ class _Reading:
     def rows(
         self, routing: Callable[[Batch], AbstractContextManager[Any]], new: Sequence[Example], others: Sequence[Example]
     ) -> tuple[dict[str, Rows], Tensor]:
-        """The new class's rows, `[1, in]` and `[1]`, from one pass; and of each class's kept-back tokens the shares that
-        go to each, `[C, C]`, mean over all inputs.
+        """The new class's rows, `[1, in]` and `[1]`, from one pass; and of each class's kept-back tokens the shares
+        that go to each, `[C, C]`, mean over all inputs.
         """
         lessons = Lessons(self._names, BATCH_TOKENS, new, others)
         rows: dict[str, Rows] = {}
