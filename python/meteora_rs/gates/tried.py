@@ -82,4 +82,6 @@ class TriedGates:
     def __call__(self, site: Site, base: Tensor, x: Tensor) -> Tensor:
         """The site's part."""
         weights, biases = self._rows[site.group]
-        return self._classes.add(site, base, x, (weights.to(x.device), biases.to(x.device)))
+        if weights.device != x.device:
+            weights, biases = self._rows[site.group] = weights.to(x.device), biases.to(x.device)
+        return self._classes.add(site, base, x, (weights, biases))
