@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ from meteora_rs import Auto, Meteora, MeteoraConfig, Mix
 from meteora_rs.errors import AdapterNotFoundError, MeteoraError, RouteError
 from meteora_rs.loss import token_losses
 from tiny import adapter, equal, logits, prompt
-from tiny_numbers import POOLS, Numbers, attached, texts
+from tiny_numbers import POOLS, Numbers, attached, drawn, texts
 from transformers import PreTrainedModel
 
 CALLS: dict[str, Callable[[Any], object]] = {
@@ -139,7 +140,7 @@ def test_what_routes_for_itself_needs_no_block() -> None:
     meteora = attached(replace(POOLS, require_routing=True))
     options: dict[str, Any] = {"tokenizer": Numbers(), "progress": False}
     meteora.fit_gates(texts(0), **options)
-    examples = texts(1)["first"]
+    examples = drawn(random.Random(1), range(47, 50), 24)
     meteora.load_adapter(tiny_numbers.adapter(meteora), "third", gate=examples, tokenizer=Numbers())
     meteora.train_gates(texts(0), steps=1, **options)
     meteora.train_flow_gate(texts(0)["first"], steps=1, **options)

@@ -149,7 +149,7 @@ def _warn(name: str, given: Given) -> None:
     loser, robbed = max(given.lost, key=given.lost.__getitem__), max(given.taken, key=given.taken.__getitem__)
     lost, taken = given.lost[loser], given.taken[robbed]
     if max(lost, taken) > LOST:
-        own, others = f"{lost:.0%} of its tokens go to {loser!r}", f"{taken:.0%} of {robbed!r}'s go to it"
+        own, others = f"{lost:.0%} of its tokens go to {loser!r}", f"{taken:.0%} of {robbed!r}'s tokens go to it"
         warnings.warn(
             f"adapter {name!r}: {own if lost >= taken else others}: few examples can't tell the two apart; "
             "fit_gates() with texts of both, or use one of them by name",
