@@ -179,6 +179,17 @@ def test_bad_examples_leave_nothing_behind(gate: list[Any], message: str) -> Non
     assert meteora.stats().slots.live == 2
 
 
+@pytest.mark.parametrize("size", [1e18, 1e30])
+def test_a_neighbour_without_bounds_is_named_or_its_place_is(size: float) -> None:
+    meteora = fitted()
+    wild = adapter(meteora)
+    wild["tensors"] = {key: value * (size if "lora_B" in key else 1) for key, value in wild["tensors"].items()}
+    meteora.reload_adapter("first", wild)
+    with pytest.raises(ValueError, match=r"adapter 'third': .*infinite or NaN"):
+        load(meteora)
+    assert {record.name for record in meteora.adapters()} == {"first", "second"}
+
+
 def test_names_are_checked_first() -> None:
     meteora = fitted()
     with pytest.raises(AdapterInUseError, match="first"):
@@ -288,7 +299,7 @@ def test_a_fit_that_runs_is_not_joined() -> None:
     meteora.fit_gates(texts(0, 8), tokenizer=Loading(), progress=False)
 
 
-def test_a_class_that_leaves_takes_its_texts_along(tmp_path: Path) -> None:
+def test_a_class_that_leaves_takes_its_texts_along() -> None:
     meteora = fitted()
     load(meteora)
     meteora.unload_adapter("third")

@@ -101,7 +101,7 @@ def rows_from_examples(
 
     Raises:
         MeteoraError: no statistics are kept: `fit_gates` was never run, or the bundle came without.
-        AdapterInUseError: `fit_gates` is running.
+        AdapterInUseError: `fit_gates` is running, or has run while the texts were read.
         ValueError: fewer than 8 texts of two tokens, or something that is no text.
     """
     kept = meteora.statistics

@@ -105,11 +105,10 @@ class _Reading:
 
     def _row(self, group: GroupActivations, fixed: Rows) -> Rows:
         means, scatter = group.statistics.means().cpu(), group.statistics.scatter().cpu()
-        if not means.isfinite().all():
-            bad = self._names[int((~means.isfinite()).any(1).nonzero()[0])]
-            raise ValueError(
-                f"adapter {self._names[0]!r}: an activation at {group.path} is infinite or NaN with texts of {bad!r}"
-            )
+        if not (means.isfinite().all() and scatter.isfinite().all()):
+            bad = [name for name, mean in zip(self._names, means, strict=True) if not mean.isfinite().all()]
+            whose = f" with texts of {bad[0]!r}" if bad else ""  # squares may overflow where no mean does
+            raise ValueError(f"adapter {self._names[0]!r}: an activation at {group.path} is infinite or NaN{whose}")
         middle = means[1:].mean(0) if len(means) > 1 else means[0]
         offset = means[:1] - middle
         (row,) = shrunk_solve(scatter, [self._shrinkage[group.path]], offset)

@@ -141,7 +141,7 @@ class KeptStatistics:
         if {text.label for text in self.texts} != set(range(len(self.names))):
             raise ValueError(f"labels: not one text at least of each of {len(self.names)} classes")
         for text in self.texts:
-            if not (0 <= text.label < len(self.names) and len(text.ids) > 1 and 0 <= text.response <= len(text.ids)):
+            if not (len(text.ids) > 1 and 0 <= text.response <= len(text.ids)):
                 raise ValueError(f"a text of {len(text.ids)} tokens, label {text.label}, response {text.response}")
 
 
