@@ -136,3 +136,18 @@ def test_an_activation_that_is_not_finite_is_named() -> None:
     x[3, 3] = torch.inf
     with pytest.raises(ValueError, match=r"layers\.0\.q_proj is infinite or NaN"):
         solve(summed(x, labels), [0.01], where="layers.0.q_proj")
+
+
+def test_many_tokens_that_are_nearly_constant_far_from_the_pivot_keep_their_small_variance() -> None:
+    """As of a head whose attention rests on the first token, which differs in the texts of the first batch."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(60_000, WIDTH, generator=random, dtype=torch.float64)
+    x[:, :4] = 0.3 + 1e-3 * x[:, :4]
+    labels = torch.arange(len(x)) % CLASSES
+    statistics = ClassStatistics(WIDTH, labels.bincount().double())
+    statistics.add(torch.zeros(2 * CLASSES, WIDTH), labels[: 2 * CLASSES], torch.full((2 * CLASSES,), 1e-9))
+    for some_x, some_labels in zip(x.chunk(30), labels.chunk(30), strict=True):
+        statistics.add(some_x, some_labels)
+    exact = torch.stack([torch.cov(x[labels == c].T, correction=0) for c in range(CLASSES)]).mean(0)
+    deviations = exact.diagonal().sqrt()
+    assert ((statistics.scatter() - exact) / deviations / deviations[:, None]).abs().max() < 1e-3

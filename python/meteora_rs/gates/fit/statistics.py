@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from meteora_rs.ops.precision import without_autocast
+
 BLOCK = 384
 """Columns that are multiplied at once: of a symmetric product only the blocks up to the diagonal are needed."""
 
@@ -19,8 +21,10 @@ class ClassStatistics:
 
     where V_c = Σ_{t in c} v_t, 1 if no weights are given.
 
-    Memory: `width · (width + C) · 4` bytes. Sums are float32 about a pivot, the mean of the first batch:
-    activations are far from zero in a few coordinates, and their squares would drown the scatter.
+    Memory: `width · (4 · width + 8 · C)` bytes. Squares are float32, of deviations from the batch's own mean of the
+    class, with what the means of batches differ: none is large that is taken off again. Where a head looks at the
+    first token alone, thousands of tokens are nearly constant, and their small variance must not drown.
+    Source: Chan, Golub, LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
     """
 
     def __init__(self, width: int, counts: Tensor) -> None:
@@ -28,21 +32,22 @@ class ClassStatistics:
         self.counts = counts
         self._weight = counts.reciprocal().float()
         self._pivot: Tensor | None = None
-        self._sums = torch.zeros(len(counts), width, dtype=torch.float32)
+        self._offsets = torch.zeros(len(counts), width, dtype=torch.float64)  # the class means less the pivot
         self._squares = torch.zeros(width, width, dtype=torch.float32)
         self._totals = torch.zeros(len(counts), dtype=torch.float64)
 
     @property
     def pivot(self) -> Tensor:
-        """`[width]` float32, near the mean of all; there is one from the first token on."""
+        """`[width]` float32, the mean of the first batch: activations are far from zero in a few coordinates."""
         assert self._pivot is not None
         return self._pivot
 
     @staticmethod
     def bytes(width: int, classes: int) -> int:
         """What the sums of one input take."""
-        return width * (width + classes) * 4
+        return width * (4 * width + 8 * classes)
 
+    @without_autocast
     def add(self, x: Tensor, labels: Tensor, weights: Tensor | None = None) -> None:
         """Count tokens x `[N, width]` of any float dtype, with their classes `[N]` int64 and weights `[N]` float32."""
         if len(x) == 0:
@@ -50,32 +55,40 @@ class ClassStatistics:
         x = x.float()
         if self._pivot is None:
             self._pivot = x.mean(0)
-            self._sums, self._squares = self._sums.to(x.device), self._squares.to(x.device)
-        centred = x - self._pivot
+            self._offsets, self._squares = self._offsets.to(x.device), self._squares.to(x.device)
         weight = self._weight[labels]
         if weights is not None:
             weight = weight * weights.cpu()
-        self._totals.index_add_(0, labels, weight.double())
-        weight = weight.to(x.device)[:, None]
-        self._sums.index_add_(0, labels.to(x.device), centred * weight)
-        centred *= weight.sqrt()
-        for start in range(0, x.shape[1], BLOCK):
-            rows = centred[:, start : start + BLOCK]
-            stop = start + rows.shape[1]
-            self._squares[start:stop, :stop].addmm_(rows.T, centred[:, :stop])
+        shares = torch.zeros(len(self.counts), len(x), dtype=torch.float32)
+        shares[labels, torch.arange(len(x))] = weight
+        totals = shares.sum(1)
+        shares /= totals.clamp(min=1e-30)[:, None]
+        centred = x - self._pivot
+        means = shares.to(x.device) @ centred
+        centred -= means[labels.to(x.device)]
+        centred *= weight.to(x.device).sqrt()[:, None]
+        self._square(torch.cat([centred, self._moved(means, totals.double())]))
+
+    def _moved(self, means: Tensor, totals: Tensor) -> Tensor:
+        """Takes a batch's class means and weights in; returns what their distance adds to the squares, `[C, width]`."""
+        together = (self._totals + totals).clamp(min=1e-30)
+        apart = means.double() - self._offsets
+        self._offsets += apart * (totals / together).to(apart.device)[:, None]
+        common = (self._totals * totals / together).sqrt()
+        self._totals += totals
+        return (apart * common.to(apart.device)[:, None]).float()
+
+    def _square(self, rows: Tensor) -> None:
+        for start in range(0, rows.shape[1], BLOCK):
+            block = rows[:, start : start + BLOCK]
+            stop = start + block.shape[1]
+            self._squares[start:stop, :stop].addmm_(block.T, rows[:, :stop])
 
     def means(self) -> Tensor:
         """The class means, `[C, width]` float64; zeros before the first token."""
-        pivot = 0.0 if self._pivot is None else self._pivot.double()
-        return self._offsets() + pivot
+        return self._offsets + (0.0 if self._pivot is None else self._pivot.double())
 
     def scatter(self) -> Tensor:
         """The weighted mean of the classes' own covariances, `[width, width]` float64; zeros before the first token."""
         lower = self._squares.double().tril_()
-        squares = lower + lower.tril(-1).T
-        sums = self._sums.double()
-        return squares.addmm_(sums.T, self._offsets(), alpha=-1.0).div_(max(float(self._totals.sum()), 1e-30))
-
-    def _offsets(self) -> Tensor:
-        """The class means less the pivot."""
-        return self._sums.double() / self._totals.clamp(min=1e-30).to(self._sums.device)[:, None]
+        return (lower + lower.tril(-1).T).div_(max(float(self._totals.sum()), 1e-30))
