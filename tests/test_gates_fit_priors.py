@@ -24,7 +24,7 @@ def choose(
 ) -> tuple[Meteora, Gates, dict[str, float]]:
     """With losses `routed(label, biases in force)` where gates choose, and `OWN` where a name is given."""
     meteora = attached()
-    path = meteora.sites[0].path
+    path = meteora.sites[-1].path
     gates: Gates = {name: {site.path: (torch.zeros(site.in_features), 0.0) for site in meteora.sites} for name in NAMES}
     meteora.set_gates(gates)
 
@@ -58,8 +58,9 @@ def test_a_prior_grows_as_long_as_all_classes_together_gain(monkeypatch: pytest.
 
     meteora, gates, priors = choose(monkeypatch, routed)
     assert priors == {NAMES[1]: 2.0}
-    assert in_force(meteora) == {name: {priors.get(name, 0.0)} for name in NAMES}
-    assert {bias for _, bias in gates[NAMES[1]].values()} == {2.0}
+    assert in_force(meteora) == {name: {0.0, priors.get(name, 0.0)} for name in NAMES}
+    biases = [bias for _, bias in gates[NAMES[1]].values()]
+    assert biases == [0.0] + 13 * [2.0]  # the lowest tenth of the inputs is left alone
 
 
 def test_what_helps_nobody_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:

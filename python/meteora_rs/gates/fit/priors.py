@@ -25,6 +25,11 @@ GAIN = 0.002
 MOST = 4
 """Classes that are tried, those that lose most first."""
 
+LOW = 10
+"""One input in so many, from the first on, is left without. Low layers know little of whose text it is: there a prior
+takes what it does not win elsewhere, and all layers above read what comes of it.
+"""
+
 
 def choose_priors(
     meteora: Meteora, gates: Gates, held: HeldOut, routed: Losses
@@ -35,7 +40,7 @@ def choose_priors(
 
     A token that is given to another class costs one class little and another much, which the discriminant can't know:
     its classes are alike. So a class whose responses are worse routed than with its own adapter gets a prior, the
-    same number of nats added to its bias at every input, as long as the mean loss over all classes falls.
+    same number of nats added to its bias at all inputs but the lowest, as long as the mean loss over all classes falls.
     """
     best = routed
     priors: dict[str, float] = {}
@@ -54,4 +59,5 @@ def choose_priors(
 
 
 def _raised(rows: dict[str, tuple[Tensor, float]], prior: float) -> dict[str, tuple[Tensor, float]]:
-    return {path: (row, bias + prior) for path, (row, bias) in rows.items()}
+    low = len(rows) // LOW
+    return {path: (row, bias + prior * (at >= low)) for at, (path, (row, bias)) in enumerate(rows.items())}
