@@ -15,7 +15,7 @@ from meteora_rs.gates.tried import Classes, Rows, TriedGates
 from meteora_rs.routes import BASE
 
 from .data import Batch, Example, one_in_three
-from .discriminant import shrunk_solve
+from .discriminant import metrics
 from .kept import KeptStatistics
 from .sweeps import Lessons, confusion, swept
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .collect import GroupActivations
 
 BATCH_TOKENS, MEMORY_BUDGET = 2048, 2 << 30
+
+SPARSE = 3
+"""One token in so many goes into the sums, which are where the descent begins and how it measures; all are in that."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class _Reading:
         """The new class's rows, `[1, in]` and `[1]`, from one pass; and of each class's kept-back tokens the shares
         that go to each, `[C, C]`, mean over all inputs.
         """
-        lessons = Lessons(self._names, BATCH_TOKENS, new, others)
+        lessons = Lessons(self._names, BATCH_TOKENS, new, others, sparse=SPARSE)
         rows: dict[str, Rows] = {}
         given = torch.zeros(len(self._names), len(self._names), dtype=torch.float32)
         for group in swept(self._meteora, lessons, routing, MEMORY_BUDGET, lambda _: self._check(), refine=True):
@@ -111,9 +114,10 @@ class _Reading:
             raise ValueError(f"adapter {self._names[0]!r}: an activation at {group.path} is infinite or NaN{whose}")
         middle = means[1:].mean(0) if len(means) > 1 else means[0]
         offset = means[:1] - middle
-        (row,) = shrunk_solve(scatter, [self._shrinkage[group.path]], offset)
+        (metric,) = metrics(scatter, [self._shrinkage[group.path]])
+        row = metric.solve(offset)
         bias = -(row * (middle + offset / 2)).sum(1)
-        return group.refined((row.float(), bias.float()), self._shrinkage[group.path], fixed)
+        return group.refined((row.float(), bias.float()), metric, fixed)
 
 
 def _joined(new: Rows, others: Rows) -> Rows:

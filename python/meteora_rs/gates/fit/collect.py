@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from meteora_rs.gates.tried import Rows
 from meteora_rs.loss import evaluating
+from meteora_rs.ops.precision import without_autocast
 
 from .data import Batch
+from .discriminant import Metric
 from .fast_products import fast_products
 from .logistic import refine
 from .statistics import ClassStatistics
@@ -46,13 +48,15 @@ class GroupActivations:
         like: Tensor,
         judge: Rows | None = None,
         taught: Taught | None = None,
+        sparse: int = 1,
     ) -> None:
         """`counts`: as in `ClassStatistics`; test_labels `[N]`: of the tokens that test, in the order they come.
 
         like: of the dtype and device in which these are kept. judge: rows W, b of an earlier pass, with which a
         teaching token x of class c has weight `1 + HARD · (1 - softmax(W x + b)_c)`: a class may be of several kinds,
         and the tokens of the rarer one, which look like another class's, would hardly count for its mean. taught: of
-        the tokens that teach, if they shall be kept whole for `refined`.
+        the tokens that teach, if they shall be kept whole for `refined`. sparse: one teaching token in so many goes
+        into the statistics (`Batch.in_sums`).
         """
         self.path = path
         self._judge = judge
@@ -64,6 +68,7 @@ class GroupActivations:
         self._taught = taught
         self._teaching = torch.empty(0 if taught is None else len(taught.labels), width, dtype=torch.bfloat16)
         self._seen = 0
+        self._sparse = sparse
 
     @property
     def kind(self) -> str:
@@ -74,7 +79,9 @@ class GroupActivations:
         """Take what the batch's teaching and testing tokens have as input here; x is `[rows, length, in]`."""
         flat = x.detach().reshape(-1, x.shape[-1])
         teaching, own = flat[batch.teach.to(x.device)].float(), batch.token_labels[batch.teach]
-        self.statistics.add(teaching, own, self._weights(teaching, own))
+        some = batch.in_sums(self._sparse)
+        summed, whose = (teaching, own) if self._sparse == 1 else (teaching[some.to(x.device)], own[some])
+        self.statistics.add(summed, whose, self._weights(summed, whose))
         if self._taught is not None and len(own):
             # About the pivot, or rounding would take what differs in the coordinates far from zero.
             self._teaching[self._seen : self._seen + len(own)] = teaching - self.statistics.pivot
@@ -83,18 +90,19 @@ class GroupActivations:
         self._tests[self._tested : self._tested + count] = flat[batch.test.to(x.device)]
         self._tested += count
 
-    def refined(self, start: Rows, shrinkage: float, fixed: Rows | None = None) -> Rows:
+    def refined(self, start: Rows, metric: Metric, fixed: Rows | None = None) -> Rows:
         """`start`, refined on the teaching tokens (`logistic.refine`) beside the `fixed` rows of the other labels."""
         assert self._taught is not None
         pivot = self.statistics.pivot.cpu()
         rows, biases = (each.cpu() for each in start)
-        x, scatter = self._teaching.float(), self.statistics.scatter().cpu()
+        x = self._teaching.float()
         weights = torch.ones(len(x), dtype=torch.float32).masked_fill(self._taught.answering, ANSWERS)
         start = rows, biases + rows @ pivot
         logits = None if fixed is None else torch.addmm(fixed[1] + fixed[0] @ pivot, x, fixed[0].T)
-        rows, biases = refine(x, self._taught.labels, scatter, start, shrinkage, weights=weights, fixed=logits)
+        rows, biases = refine(x, self._taught.labels, metric, start, weights=weights, fixed=logits)
         return rows, biases - rows @ pivot
 
+    @without_autocast
     def _weights(self, x: Tensor, labels: Tensor) -> Tensor | None:
         if self._judge is None:
             return None

@@ -61,6 +61,10 @@ class Batch:
         """The label of every place, `[rows · length]` int64; a pad has that of its row."""
         return self.labels.repeat_interleave(self.ids.shape[1])
 
+    def in_sums(self, sparse: int) -> Tensor:
+        """Which of the teaching tokens go into sums, `[len(teach)]` bool: of each text one place in `sparse`."""
+        return self.teach % self.ids.shape[1] % sparse == 0
+
     @property
     def answering(self) -> Tensor:
         """Which places predict a token of the response, `[rows · length]` bool; pads behind it are among them."""

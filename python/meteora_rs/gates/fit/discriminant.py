@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,28 +38,41 @@ def solve(statistics: ClassStatistics, shrinkages: Sequence[float], *, where: st
     middle = means.mean(0)
     offsets = means - middle
     solved = []
-    for weights in shrunk_solve(scatter, shrinkages, offsets):
+    for metric in metrics(scatter, shrinkages):
+        weights = metric.solve(offsets)
         biases = -(weights * (middle + offsets / 2)).sum(1)
         solved.append((weights.float(), biases.float()))
     return solved
 
 
-def shrunk_solve(scatter: Tensor, shrinkages: Sequence[float], offsets: Tensor) -> Iterator[Tensor]:
-    """`offsets · (scatter + shrinkage · diag(scatter))⁻¹` for each shrinkage; writes into `scatter`.
+@dataclass(frozen=True)
+class Metric:
+    """`scale · (scatter + shrinkage · diag(scatter)) · scale`, factored: `L Lᵀ`; float64.
 
     A variance below `FLOOR` of the mean counts as that much: a coordinate that never moves says nothing.
     """
-    scales = scaled(scatter)
+
+    scales: Tensor
+    factor: Tensor
+
+    def solve(self, offsets: Tensor) -> Tensor:
+        """`offsets · (scatter + shrinkage · diag(scatter))⁻¹`, `[C, width]`."""
+        return torch.cholesky_solve((offsets * self.scales).T, self.factor).T * self.scales
+
+
+def metrics(scatter: Tensor, shrinkages: Sequence[float]) -> Iterator[Metric]:
+    """The metric of each shrinkage; writes into `scatter`."""
+    scales = _scaled(scatter)
     level = scatter.diagonal().clone()
     for shrinkage in shrinkages:
         scatter.diagonal().copy_(level + shrinkage)
-        yield torch.cholesky_solve((offsets * scales).T, torch.linalg.cholesky(scatter)).T * scales
+        yield Metric(scales, torch.linalg.cholesky(scatter))
 
 
-def scaled(scatter: Tensor) -> Tensor:
+def _scaled(scatter: Tensor) -> Tensor:
     """Makes a scatter's coordinates of one size, where a factorisation loses the fewest digits; returns their scales.
 
-    `scatter` becomes `scale · scatter · scale`, in place; see `shrunk_solve` for small variances.
+    `scatter` becomes `scale · scatter · scale`, in place; see `Metric` for small variances.
     """
     diagonal = scatter.diagonal().clone()
     floor = FLOOR * diagonal.mean().clamp(min=0.0)

@@ -8,7 +8,7 @@ from torch import Tensor
 from meteora_rs.gates.tried import Rows
 from meteora_rs.ops.precision import without_autocast
 
-from .discriminant import scaled
+from .discriminant import Metric
 
 STEPS = 10
 """Of L-BFGS: the rows shall leave the closed form, not learn the texts by heart."""
@@ -21,9 +21,8 @@ PULL = 1e-3
 def refine(
     x: Tensor,
     labels: Tensor,
-    scatter: Tensor,
+    metric: Metric,
     start: Rows,
-    shrinkage: float,
     *,
     weights: Tensor | None = None,
     fixed: Tensor | None = None,
@@ -32,20 +31,16 @@ def refine(
 
     A few steps down
 
-        mean_c mean_{t in c} -log softmax(W x_t + b)_c + PULL · ‖(W - W_start) L‖²,
-        L Lᵀ = scatter + shrinkage · diag(scatter)
+        mean_c mean_{t in c} -log softmax(W x_t + b)_c + PULL · ‖(W - W_start) L‖²,   L Lᵀ the metric
 
     in the coordinates W L, where directions in which tokens of one class differ little cost as much as others. The
     classes count alike, and a class's tokens by `weights` `[N]`, alike if None. fixed: the tokens' logits for further
-    classes, `[N, F]` float32, whose rows stay as they are; their labels follow those of `start`. Writes into x, and
-    into `scatter` `[width, width]` float64.
+    classes, `[N, F]` float32, whose rows stay as they are; their labels follow those of `start`. Writes into x.
     Source: the gate term of MeteoRA, arXiv 2405.13053, section 3.3; L-BFGS as torch.optim has it.
     """
-    scales = scaled(scatter)
-    scatter.diagonal().add_(shrinkage)
-    factor = torch.linalg.cholesky(scatter).float()
-    x.mul_(scales.float())
-    began = (start[0] / scales.float()) @ factor
+    scales, factor = metric.scales.float(), metric.factor.float()
+    x.mul_(scales)
+    began = (start[0] / scales) @ factor
     rows, biases = began.clone(), start[1].clone()
     weights = torch.ones(len(labels), dtype=torch.float32) if weights is None else weights
     fixed = torch.empty(len(labels), 0, dtype=torch.float32) if fixed is None else fixed
@@ -72,4 +67,4 @@ def refine(
         return nats
 
     descent.step(loss)  # type: ignore[no-untyped-call]
-    return plain() * scales.float(), biases
+    return plain() * scales, biases

@@ -15,7 +15,7 @@ from meteora_rs.gates.tried import Rows
 
 from .collect import GroupActivations, Taught, collect
 from .data import Batch, Example, batches
-from .discriminant import solve
+from .discriminant import metrics, solve
 from .statistics import ClassStatistics
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ Routing = Callable[[Batch], AbstractContextManager[Any]]
 class Lessons:
     """What a pass reads: batches, the names of the labels, and how many tokens teach and test each class."""
 
-    def __init__(self, names: Sequence[str], batch_tokens: int, *parts: Sequence[Example]) -> None:
-        """`parts`: the examples; those of one part are in no batch with another's."""
+    def __init__(self, names: Sequence[str], batch_tokens: int, *parts: Sequence[Example], sparse: int = 1) -> None:
+        """`parts`: the examples; those of one part are in no batch with another's. sparse: as in `GroupActivations`."""
         self.names = list(names)
+        self.sparse = sparse
         self.packed: list[Batch] = [batch for part in parts for batch in batches(part, batch_tokens)]
         examples = [example for part in parts for example in part]
         self.read = sum(len(example.ids) for example in examples)
-        self.counts = torch.zeros(len(names), dtype=torch.float64)
-        for example in examples:
-            self.counts[example.label] += len(example.teach)
+        summed = [batch.token_labels[batch.teach][batch.in_sums(sparse)] for batch in self.packed]
+        self.counts = torch.cat(summed).bincount(minlength=len(names)).clamp(min=1).double()
         self.test_labels = torch.cat([batch.token_labels[batch.test] for batch in self.packed])
         self.taught = Taught(
             torch.cat([batch.token_labels[batch.teach] for batch in self.packed]),
@@ -133,7 +133,8 @@ def run_pass(
         candidates = solve(group.statistics, shrinkages, where=group.path)
         if refine:
             start = candidates[shrinkages.index(REFINED) if REFINED in shrinkages else 0]
-            solved.refined[group.path] = group.refined(start, REFINED)
+            (metric,) = metrics(group.statistics.scatter().cpu(), [REFINED])
+            solved.refined[group.path] = group.refined(start, metric)
         solved.rows[group.path] = [(rows.cpu(), biases.cpu()) for rows, biases in candidates]
         x, labels = group.kept_back()
         for index, each in enumerate(solved.rows[group.path]):
@@ -172,6 +173,7 @@ def swept(
                 like,
                 None if judges is None else judges[site.path],
                 lessons.taught if refine else None,
+                lessons.sparse,
             )
             for site in sites
         ]
