@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from meteora_rs.gates.tried import Rows
-from meteora_rs.loss import evaluating
+from meteora_rs.texts.loss import evaluating
 
 from .data import Batch
 from .fast_products import fast_products
