@@ -23,7 +23,7 @@ from meteora_rs import BASE, Meteora, Mix
 from meteora_rs.cli.loading import attach, load_model
 from meteora_rs.cli.texts import read_texts
 from meteora_rs.evaluate import OWN, Chosen, Gates, Report, Task, Variant, evaluate, read_tasks
-from meteora_rs.evaluate.report import Score
+from meteora_rs.evaluate.results import Score
 
 from benchmarks.request_level import choose
 from benchmarks.written import write

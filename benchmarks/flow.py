@@ -19,7 +19,7 @@ from meteora_rs import BASE, Auto, Mix
 from meteora_rs.cli.loading import load_model
 from meteora_rs.cli.texts import read_texts
 from meteora_rs.gates.mix import learn_mix
-from meteora_rs.loss import response_losses
+from meteora_rs.texts.loss import response_losses
 
 from benchmarks.written import write
 

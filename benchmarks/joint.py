@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from meteora_rs.cli.loading import load_model
 from meteora_rs.cli.texts import read_texts
-from meteora_rs.loss import Encoded, encode_pair, padded_left
-from meteora_rs.packing import packed
+from meteora_rs.texts.loss import Encoded, encode_pair, padded_left
+from meteora_rs.texts.packing import packed
 from peft import LoraConfig, get_peft_model
 from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file

@@ -10,7 +10,7 @@ from typing import Any
 import meteora_rs
 import torch
 from meteora_rs import MeteoraConfig
-from meteora_rs.gates import ArrowGate
+from meteora_rs.gate_kinds import ArrowGate
 
 from benchmarks.models import twin
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from meteora_rs import BASE, Meteora
-from meteora_rs.loss import evaluating
-from meteora_rs.packing import packed
+from meteora_rs.texts.loss import evaluating
+from meteora_rs.texts.packing import packed
 from torch import Tensor
 
 

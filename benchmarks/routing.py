@@ -27,7 +27,7 @@ from meteora_rs import BASE, Auto, Meteora, MeteoraConfig
 from meteora_rs.cli.loading import load_model
 from meteora_rs.cli.texts import read_texts
 from meteora_rs.gates.fit.data import Example, encode
-from meteora_rs.loss import token_losses
+from meteora_rs.texts.loss import token_losses
 
 from benchmarks.written import write
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from meteora_rs import BASE, Auto, Mix
 from meteora_rs.cli import build_parser, colour, discover, main
+from meteora_rs.cli.arguments import parse_route
 from meteora_rs.cli.colour import Palette
 from meteora_rs.cli.columns import Cell, side_by_side
 from meteora_rs.cli.loading import split_name
 from meteora_rs.cli.prompts import read_examples
-from meteora_rs.cli.route_argument import parse_route
 from meteora_rs.cli.texts import read_texts
 from meteora_rs.errors import MeteoraError
 

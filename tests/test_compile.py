@@ -8,8 +8,9 @@ from typing import Any
 import meteora_rs
 import pytest
 import torch
-from meteora_rs import Auto, Meteora, MeteoraConfig, Mix, context
+from meteora_rs import Auto, Meteora, MeteoraConfig, Mix
 from meteora_rs.errors import RouteError
+from meteora_rs.routing import plan as plans
 from tiny import adapter, equal, gate_rows, logits, prompt, tiny_model
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -93,8 +94,8 @@ def test_where_blocks_are_required_the_one_graph_serves_none_outside(
 
 def test_so_it_is_on_a_device(attached: Meteora, monkeypatch: pytest.MonkeyPatch) -> None:
     """There its routes are copies, made when the plan is. Here they are the CPU's."""
-    monkeypatch.setattr(context, "copied", lambda tensor, place: tensor.clone())
-    monkeypatch.setattr(context, "current_stream", lambda place: 7)
+    monkeypatch.setattr(plans, "copied", lambda tensor, place: tensor.clone())
+    monkeypatch.setattr(plans, "current_stream", lambda place: 7)
     attached._context._add_place(0)
     for site in attached.sites:
         site.place = 0

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 from meteora_rs.evaluate.drawings import Colours, bars, heat_map, stacks
-from meteora_rs.evaluate.report import Score
+from meteora_rs.evaluate.results import Score
 
 LONG = "reasoning_about_colored_objects_of_any_kind"
 WIDE = 7.3

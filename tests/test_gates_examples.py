@@ -14,7 +14,7 @@ import meteora_rs
 import pytest
 import torch
 from meteora_rs import BASE, Auto, Meteora, MeteoraConfig
-from meteora_rs.bundle import read_manifest
+from meteora_rs.bundles.manifest import read_manifest
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError, AdapterNotFoundError, MeteoraError
 from meteora_rs.gates.examples import rows_from_examples
 from meteora_rs.gates.fit import fit_gates

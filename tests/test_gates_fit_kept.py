@@ -9,9 +9,9 @@ import pytest
 import torch
 from meteora_rs import BASE
 from meteora_rs.errors import AdapterFormatError
+from meteora_rs.files.tensor_file import save_tensors
 from meteora_rs.gates.fit.data import Example
 from meteora_rs.gates.fit.kept import TOKENS, KeptStatistics, KeptText, kept_texts
-from meteora_rs.tensor_file import save_tensors
 from safetensors import safe_open
 
 GROUPS = ["q_proj", "o_proj"]

@@ -9,7 +9,7 @@ import torch
 from meteora_rs import BASE, Auto, Meteora
 from meteora_rs.errors import AdapterNotFoundError, MeteoraError
 from meteora_rs.gates.train import TrainReport
-from meteora_rs.loss import token_losses
+from meteora_rs.texts.loss import token_losses
 from tiny import equal, logits
 from tiny_numbers import ALPHABETS, Numbers, adapter, attached, texts
 from torch import Tensor

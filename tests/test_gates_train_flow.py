@@ -12,7 +12,7 @@ from meteora_rs.errors import AdapterNotFoundError, MeteoraError
 from meteora_rs.gates.flow import FlowGate
 from meteora_rs.gates.train import TrainReport
 from meteora_rs.gates.train.trainer import GateTrainer
-from meteora_rs.loss import token_losses
+from meteora_rs.texts.loss import token_losses
 from tiny_numbers import Numbers, attached, texts
 from torch import Tensor
 

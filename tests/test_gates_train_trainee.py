@@ -9,7 +9,7 @@ import torch
 from meteora_rs import BASE, Auto, Meteora
 from meteora_rs.gates.train.data import collate, make_examples
 from meteora_rs.gates.train.trainee import SiteGates
-from meteora_rs.loss import token_losses
+from meteora_rs.texts.loss import token_losses
 from tiny_numbers import Numbers, attached, texts
 from torch import Tensor
 from torch.nn.functional import cross_entropy

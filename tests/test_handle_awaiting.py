@@ -15,10 +15,10 @@ from unittest.mock import patch
 import pytest
 from meteora_rs import Meteora, MeteoraConfig, _native, attach
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError
-from meteora_rs.gates import ArrowGate, TensorGate
+from meteora_rs.gate_kinds import ArrowGate, TensorGate
 from meteora_rs.handle.awaiting import _prepared
-from meteora_rs.handle.cancel import Cancellation
-from meteora_rs.handle.pipeline import Load
+from meteora_rs.serving.cancel import Cancellation
+from meteora_rs.serving.load import Load
 from tiny import adapter, equal, gate_rows, logits, prompt, usage, write
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -53,9 +53,9 @@ def test_loads_beside_requests(loaded: Meteora) -> None:
 def stopped_in(stage: str, entered: threading.Event, go_on: threading.Event) -> Iterator[None]:
     """Loads stop at the beginning of a stage until `go_on`."""
     targets: dict[str, tuple[str, Any]] = {
-        "parse": ("meteora_rs.handle.pipeline.parse", None),
-        "gate": ("meteora_rs.gates.ArrowGate.write", ArrowGate.write),
-        "equal": ("meteora_rs.handle.pipeline.equal_gates", None),
+        "parse": ("meteora_rs.serving.load.parse", None),
+        "gate": ("meteora_rs.gate_kinds.ArrowGate.write", ArrowGate.write),
+        "equal": ("meteora_rs.serving.load.equal_gates", None),
     }
     name, original = targets[stage]
     if original is None:

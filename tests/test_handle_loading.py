@@ -7,10 +7,10 @@ from unittest.mock import patch
 
 import pytest
 from meteora_rs import Auto, Meteora, MeteoraConfig, attach
-from meteora_rs.context import RoutingContext
 from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError
-from meteora_rs.gates import ArrowGate
-from meteora_rs.groups import equal_gates
+from meteora_rs.gate_kinds import ArrowGate
+from meteora_rs.routing.context import RoutingContext
+from meteora_rs.sites.groups import equal_gates
 from tiny import adapter, equal, logits, prompt, tiny_model
 from transformers import PreTrainedModel
 
@@ -63,7 +63,7 @@ def test_loads_from_many_threads(model: PreTrainedModel) -> None:
             assert equal(logits(model, prompt()), logits(alone.model, prompt()))
 
 
-@pytest.mark.parametrize("where", ["meteora_rs.gates.ArrowGate.write", "meteora_rs.handle.pipeline.equal_gates"])
+@pytest.mark.parametrize("where", ["meteora_rs.gate_kinds.ArrowGate.write", "meteora_rs.serving.load.equal_gates"])
 def test_an_interrupt_over_its_own_place_ends_with_the_new_weights(model: PreTrainedModel, where: str) -> None:
     """Half of the old rows may be gone: neither they nor a mixture may be served."""
     meteora = attach(model, MeteoraConfig(max_adapters=1, pool_rank=8))
@@ -91,7 +91,7 @@ def by_default(meteora: Meteora) -> list[str]:
     return [name for _, name, *_ in meteora._context.default.plan.native.adapters()]
 
 
-@pytest.mark.parametrize("where", ["pipeline.Load._before_writing", "attached.RoutingContext.refresh"])
+@pytest.mark.parametrize("where", ["serving.load.Load._before_writing", "routing.context.RoutingContext.refresh"])
 def test_what_stood_aside_for_a_reload_that_failed_is_back_for_all(model: PreTrainedModel, where: str) -> None:
     meteora = attach(model, MeteoraConfig(max_adapters=1, pool_rank=8))
     meteora.load_adapter(adapter(model, 8, seed=0), "a")
@@ -104,7 +104,7 @@ def test_what_stood_aside_for_a_reload_that_failed_is_back_for_all(model: PreTra
         for signal in signals:
             raise signal
 
-    with patch(f"meteora_rs.handle.{where}", fail), pytest.raises(KeyboardInterrupt):
+    with patch(f"meteora_rs.{where}", fail), pytest.raises(KeyboardInterrupt):
         meteora.reload_adapter("a", adapter(model, 8, seed=1))
     assert by_default(meteora) == ["a"]
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from meteora_rs import Meteora
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError, AdapterNotFoundError, MeteoraError
+from meteora_rs.files.peft_folder import Module
 from meteora_rs.handle import verifying
-from meteora_rs.peft_folder import Module
 from tiers_case import live
 from tiny import adapter, write
 

@@ -12,7 +12,7 @@ import meteora_rs
 import pytest
 import torch
 from meteora_rs import Auto, MeteoraConfig, import_official
-from meteora_rs.bundle import read_manifest
+from meteora_rs.bundles.manifest import read_manifest
 from meteora_rs.cli import main
 from meteora_rs.errors import AdapterFormatError, AdapterUnsupportedError, MeteoraError
 from safetensors.torch import save_file

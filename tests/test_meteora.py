@@ -11,7 +11,7 @@ import pytest
 import torch
 from meteora_rs import Auto, Meteora, MeteoraConfig, Mix, attach
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError, AdapterNotFoundError, CapacityError
-from meteora_rs.gates import TensorGate
+from meteora_rs.gate_kinds import TensorGate
 from tiny import adapter, equal, gate_rows, logits, prompt
 from transformers import PreTrainedModel
 
@@ -179,7 +179,7 @@ def test_a_request_for_an_adapter_that_is_reloaded_in_place(model: PreTrainedMod
                     pass
             seen.extend([meteora.adapter("a"), *meteora.adapters()])
 
-    with patch("meteora_rs.gates.TensorGate", Watched):
+    with patch("meteora_rs.gate_kinds.TensorGate", Watched):
         new = meteora.reload_adapter("a", adapter(model, 8, seed=1), gate=gate_rows(meteora, 1))
     assert seen == [old, old]
     assert meteora.adapter("a") == new != old

@@ -14,7 +14,7 @@ import tiny_numbers
 import torch
 from meteora_rs import Auto, Meteora, MeteoraConfig, Mix
 from meteora_rs.errors import AdapterNotFoundError, MeteoraError, RouteError
-from meteora_rs.loss import token_losses
+from meteora_rs.texts.loss import token_losses
 from tiny import adapter, equal, logits, prompt
 from tiny_numbers import POOLS, Numbers, attached, drawn, texts
 from transformers import PreTrainedModel

@@ -11,9 +11,9 @@ import pytest
 import tiny_numbers
 from meteora_rs import Auto, Meteora, MeteoraConfig, attach_pretrained
 from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, CapacityError
-from meteora_rs.handle.cancel import Cancellation
-from meteora_rs.handle.gate_change import GateChange
-from meteora_rs.handle.pipeline import Load
+from meteora_rs.serving.cancel import Cancellation
+from meteora_rs.serving.gate_change import GateChange
+from meteora_rs.serving.load import Load
 from meteora_rs.tiers import Admission, Tiers
 from meteora_rs.tiers.turn import Turn
 from tiers_case import NAMES, alone, attached, by, live

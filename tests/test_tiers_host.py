@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from meteora_rs import Meteora
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError, AdapterNotFoundError, CapacityError
-from meteora_rs.handle.cancel import Cancellation
-from meteora_rs.tiers.tiers import Copy, Tiers
+from meteora_rs.serving.cancel import Cancellation
+from meteora_rs.tiers.registration import Copy
+from meteora_rs.tiers.tiers import Tiers
 from tiers_case import NAMES, alone, attached, by, size_of_one
 from tiny import adapter, equal, gate_rows, write
 from transformers import PreTrainedModel

@@ -2,15 +2,16 @@
 
 from meteora_rs import errors
 from meteora_rs.attach import attach, attach_pretrained
+from meteora_rs.attached.record import AdapterRecord
 from meteora_rs.config import MeteoraConfig
 from meteora_rs.handle.stats import Stats
-from meteora_rs.handle.unloading import Unloaded
 from meteora_rs.importing import import_official
-from meteora_rs.leases import HeldSnapshot
 from meteora_rs.limits import Limits
-from meteora_rs.meteora import AdapterRecord, Meteora
+from meteora_rs.meteora import Meteora
 from meteora_rs.routes import BASE, Auto, Mix, Route
-from meteora_rs.trace import Trace
+from meteora_rs.routing.leases import HeldSnapshot
+from meteora_rs.routing.trace import Trace
+from meteora_rs.serving.unloading import Unloaded
 
 __all__ = [
     "BASE",

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from meteora_rs import _native
+from meteora_rs.attached.linear import AttachedLinear
+from meteora_rs.attached.patch import Patch
 from meteora_rs.config import MeteoraConfig
 from meteora_rs.errors import MeteoraError
 from meteora_rs.meteora import Meteora
-from meteora_rs.models.architecture import find_sites
-from meteora_rs.patch import Patch
-from meteora_rs.site import AttachedLinear
+from meteora_rs.sites.architecture import find_sites
 
 
 def attach(model: nn.Module, config: MeteoraConfig | None = None) -> Meteora:
@@ -81,7 +81,8 @@ def attach_pretrained(model: nn.Module, folder: str | Path, config: MeteoraConfi
         TypeError: as `attach`.
         OSError: a file can't be read. Others as `attach` and `load_adapter`.
     """
-    from meteora_rs.bundle import load_bundle, read_manifest
+    from meteora_rs.bundles.load import load_bundle
+    from meteora_rs.bundles.manifest import read_manifest
 
     config = _checked(config)
     manifest = read_manifest(folder)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from meteora_rs import Auto, Meteora, Mix, Route
-from meteora_rs.handle.routing import Routing
+from meteora_rs.serving.requests import Routing
 from tiny import logits, prompt
 from torch import Tensor
 from transformers import LogitsProcessorList

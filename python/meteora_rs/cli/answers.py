@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import meteora_rs
 from meteora_rs.cli.colour import Palette
 from meteora_rs.cli.loading import Model, Tokenizer
-from meteora_rs.pieces import decode_pieces
 from meteora_rs.routes import BASE, Route
+from meteora_rs.texts.pieces import decode_pieces
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Report(Protocol):
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, its adapters, and texts for each class."""
     from meteora_rs.cli import loading
-    from meteora_rs.cli.commands.generate import positive
+    from meteora_rs.cli.arguments import positive
 
     loading.add_model_argument(parser)
     loading.add_adapters_argument(parser)
@@ -50,7 +50,7 @@ def prepare(args: argparse.Namespace) -> tuple[Meteora, Any, dict[str, Any]]:
         MeteoraError, OSError: --plot without matplotlib, or no bundle can be written to --out, before anything long
             begins; or what reading and loading raise.
     """
-    from meteora_rs.bundle import check_target
+    from meteora_rs.bundles.save import check_target
     from meteora_rs.cli import loading, texts
 
     check_target(args.out)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from meteora_rs import MeteoraConfig, _native
-from meteora_rs.bundle import ADAPTERS, read_manifest
+from meteora_rs.bundles.manifest import ADAPTERS, read_manifest
 from meteora_rs.cli.loading import is_bundle, split_name
 from meteora_rs.cli.shapes import empty_model, model_name
 from meteora_rs.errors import AdapterFormatError, MeteoraError
-from meteora_rs.models.architecture import find_sites
-from meteora_rs.source import resolve_folder
+from meteora_rs.files.source import resolve_folder
+from meteora_rs.sites.architecture import find_sites
 
 Module: TypeAlias = tuple[str, int, float, str]
 """(path, rank, scaling, dtype) of an adapted linear."""

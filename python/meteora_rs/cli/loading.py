@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import meteora_rs
-from meteora_rs.bundle import MANIFEST
+from meteora_rs.bundles.manifest import MANIFEST
 from meteora_rs.errors import MeteoraError
 from meteora_rs.samples import smollm2_path
 

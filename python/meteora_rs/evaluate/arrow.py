@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from meteora_rs.gates import ArrowGate, TensorGate
-from meteora_rs.handle.gate_change import Changes
-from meteora_rs.peft_folder import live_modules, peft_parts
+from meteora_rs.files.peft_folder import live_modules, peft_parts
+from meteora_rs.files.source import parse
+from meteora_rs.gate_kinds import ArrowGate, TensorGate
 from meteora_rs.routes import BASE
-from meteora_rs.source import parse
+from meteora_rs.serving.gate_change import Changes
 
 if TYPE_CHECKING:
-    from meteora_rs.meteora import AdapterRecord, Meteora
+    from meteora_rs.attached.record import AdapterRecord
+    from meteora_rs.meteora import Meteora
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from html import escape
 
 from meteora_rs.routes import BASE
 
-from .report import Score
+from .results import Score
 
 _PALETTE = (
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee8866", "#44bb99", "#99507a", "#aaaa00",

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meteora_rs.errors import MeteoraError
-from meteora_rs.loss import encode_pair, evaluating
-from meteora_rs.pieces import decode_pieces
 from meteora_rs.routes import BASE, Auto, Route
+from meteora_rs.texts.loss import encode_pair, evaluating
+from meteora_rs.texts.pieces import decode_pieces
 
 from .composite import has_begun
 from .greedy import Batch
 
 if TYPE_CHECKING:
     from meteora_rs.meteora import Meteora
-    from meteora_rs.trace import Floats, Trace
+    from meteora_rs.routing.trace import Floats, Trace
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
-from meteora_rs.packing import KEPT, packed
+from meteora_rs.texts.packing import KEPT, packed
 
 STAYS = 0.75
 """Rows that have ended leave the batch once only this share of it goes on: it costs a copy of the others' cache."""

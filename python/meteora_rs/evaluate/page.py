@@ -9,7 +9,7 @@ from html import escape
 from meteora_rs.routes import BASE
 
 from .drawings import Colours, bars, heat_map, stacks
-from .report import Report, Score, TaskResult, show
+from .results import Results, Score, TaskResult, show
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222;
@@ -24,7 +24,7 @@ svg { max-width: 100%; height: auto; }
 """
 
 
-def page(report: Report) -> str:
+def page(report: Results) -> str:
     """The whole page."""
     body = "\n".join(_sections(report))
     return (
@@ -33,7 +33,7 @@ def page(report: Report) -> str:
     )
 
 
-def _sections(report: Report) -> Iterator[str]:
+def _sections(report: Results) -> Iterator[str]:
     plain = [task for task in report.tasks if not task.parts]
     composite = [task for task in report.tasks if task.parts]
     yield "<h1>Evaluation</h1>"
@@ -55,7 +55,7 @@ def _sections(report: Report) -> Iterator[str]:
         yield from _composite(task)
 
 
-def _summary(report: Report) -> str:
+def _summary(report: Results) -> str:
     if not report.averaged:
         return "No task was answered by every variant, so there is no mean."
     parts = []
@@ -79,7 +79,7 @@ def _interval(score: Score, metric: str = "") -> str:
     return f'{value} <span class="interval">{interval}</span>'
 
 
-def _table(report: Report) -> str:
+def _table(report: Results) -> str:
     heads = "".join(f"<th>{escape(name)}</th>" for name in report.variants)
     differences = [
         v for v in report.variants if v != report.reference and any(v in t.differences for t in report.tasks)

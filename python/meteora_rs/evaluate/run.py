@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from meteora_rs.errors import MeteoraError
-from meteora_rs.loss import response_losses
-from meteora_rs.packing import packed
 from meteora_rs.routes import Auto, Route
+from meteora_rs.texts.loss import response_losses
+from meteora_rs.texts.packing import packed
 
 from .answers import AnswerFile
 from .arrow import arrow_gates

@@ -11,7 +11,8 @@ import numpy as np
 from .bootstrap import Floats, draws, interval, resampled
 from .composite import references, split_answer
 from .metrics import Metric
-from .report import PartResult, Report, Score, Shares, TaskResult
+from .report import Report
+from .results import PartResult, Score, Shares, TaskResult
 from .serving import along_length, mean_shares, part_shares
 from .tasks import Task
 

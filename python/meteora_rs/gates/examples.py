@@ -6,20 +6,18 @@ import contextlib
 import secrets
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from meteora_rs.errors import AdapterInUseError, CapacityError, MeteoraError
+from meteora_rs.files.source import AdapterSource, parse
 from meteora_rs.gates.fit.beside import Given, rows_beside
 from meteora_rs.gates.fit.data import Example, Text, check_texts, make_examples
 from meteora_rs.gates.fit.fit import TESTS_PER_CLASS, own_tokenizer
-from meteora_rs.handle.cancel import Cancellation
-from meteora_rs.handle.pipeline import Load
-from meteora_rs.source import AdapterSource, parse
-
-if TYPE_CHECKING:
-    from meteora_rs.meteora import Meteora
+from meteora_rs.gates.gated import Gated
+from meteora_rs.serving.cancel import Cancellation
+from meteora_rs.serving.load import Load
 
 FEWEST = 8
 TOKENS, READ, MAX_LENGTH = 1200, 4000, 512
@@ -29,7 +27,7 @@ LOST = 0.2
 
 
 def load_with_examples(
-    meteora: Meteora,
+    meteora: Gated,
     source: AdapterSource,
     name: str,
     texts: Sequence[Text],
@@ -82,7 +80,7 @@ def load_with_examples(
 
 
 def rows_from_examples(
-    meteora: Meteora,
+    meteora: Gated,
     live: str,
     name: str,
     texts: Sequence[Text],

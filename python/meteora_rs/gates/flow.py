@@ -13,23 +13,22 @@ import json
 import threading
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from meteora_rs.context import Plan, RoutingContext
+from meteora_rs.attached.attached import Attached
 from meteora_rs.errors import AdapterFormatError, MeteoraError, RouteError
-from meteora_rs.models.architecture import DECODER_LAYER
+from meteora_rs.files.tensor_file import save_tensors
 from meteora_rs.ops.layout import ROUTE_AUTO, auto_candidates, fixed_weights
 from meteora_rs.ops.precision import without_autocast
 from meteora_rs.ops.weighted import TokenWeights, weighted_lora
-from meteora_rs.site import Site, held
-from meteora_rs.tensor_file import save_tensors
-
-if TYPE_CHECKING:
-    from meteora_rs.meteora import Meteora
+from meteora_rs.routing.context import RoutingContext
+from meteora_rs.routing.plan import LayerGate, Plan, held
+from meteora_rs.sites.architecture import DECODER_LAYER
+from meteora_rs.sites.site import Site
 
 
 class FlowGate(nn.Module):
@@ -46,7 +45,7 @@ class FlowGate(nn.Module):
         self.biases = nn.ParameterList([torch.zeros(len(names), dtype=torch.float32) for _ in shapes])
 
     @classmethod
-    def of(cls, meteora: Meteora, names: Sequence[str]) -> FlowGate:
+    def of(cls, meteora: Attached, names: Sequence[str]) -> FlowGate:
         """A gate for the decoder layers of an attached model."""
         return cls(names, decoder_layers(meteora))
 
@@ -104,7 +103,7 @@ class FlowGate(nn.Module):
         return gate
 
 
-def decoder_layers(meteora: Meteora) -> dict[str, int]:
+def decoder_layers(meteora: Attached) -> dict[str, int]:
     """The paths of the decoder layers, in order, each with the width of its input."""
     widths: dict[str, int] = {}
     for site in meteora.sites:
@@ -114,7 +113,7 @@ def decoder_layers(meteora: Meteora) -> dict[str, int]:
     return widths
 
 
-def checked(gate: FlowGate, meteora: Meteora) -> FlowGate:
+def checked(gate: FlowGate, meteora: Attached) -> FlowGate:
     """`gate` itself, held against the model and its adapters.
 
     Raises:
@@ -127,7 +126,7 @@ def checked(gate: FlowGate, meteora: Meteora) -> FlowGate:
     return gate.requires_grad_(False)
 
 
-def install(meteora: Meteora) -> Callable[[], None]:
+def install(meteora: Attached) -> Callable[[], None]:
     """Let every decoder layer follow the flow gate of the plan in force, where it has one; returns what undoes it."""
     handles = []
     for index, path in enumerate(decoder_layers(meteora)):
@@ -192,7 +191,7 @@ class _LayerPart:
         return held(out, plan)
 
 
-def layer_weights(plan: Plan, flow: FlowGate, layer: int, x: Tensor) -> TokenWeights:
+def layer_weights(plan: Plan, flow: LayerGate, layer: int, x: Tensor) -> TokenWeights:
     """What each token's route makes of a layer's gate; x `[T, in]` is the layer's input.
 
     A route that leaves the choice to the gates gets softmax(W x) + b over those of the gate's adapters that it

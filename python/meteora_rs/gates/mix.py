@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
-from meteora_rs.loss import response_losses
 from meteora_rs.routes import Mix
-
-if TYPE_CHECKING:
-    from meteora_rs.meteora import Meteora
+from meteora_rs.serving.requests import Requests
+from meteora_rs.texts.loss import response_losses
 
 Weights = tuple[float, ...]
 
@@ -20,7 +18,7 @@ SMALLEST_STEP = 0.05
 
 
 def learn_mix(
-    meteora: Meteora,
+    meteora: Requests,
     pairs: Sequence[tuple[str, str]],
     *,
     tokenizer: Any,

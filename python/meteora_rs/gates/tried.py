@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from meteora_rs import ops
+from meteora_rs.attached.attached import Attached
 from meteora_rs.ops.layout import ENTRY_WIDTH, KIND_ABS, auto_record
 from meteora_rs.routes import BASE, Mix
-from meteora_rs.site import Site, held
-
-if TYPE_CHECKING:
-    from meteora_rs.block import Block
-    from meteora_rs.context import Plan
-    from meteora_rs.meteora import Meteora
+from meteora_rs.routing.block import Block
+from meteora_rs.routing.plan import Plan, held
+from meteora_rs.sites.site import Site
 
 Rows = tuple[Tensor, Tensor]
 """W `[C, in]` and b `[C]`, float32."""
@@ -28,7 +25,7 @@ class Classes:
     Also those that no other request's gates could choose yet.
     """
 
-    def __init__(self, meteora: Meteora, names: Sequence[str], top_k: int) -> None:
+    def __init__(self, meteora: Attached, names: Sequence[str], top_k: int) -> None:
         """Takes a snapshot of the adapters.
 
         Raises:
@@ -69,7 +66,7 @@ class Classes:
 class TriedGates:
     """Rows for all input groups, in force inside `request()`."""
 
-    def __init__(self, meteora: Meteora, classes: Classes, rows: Mapping[str, Rows]) -> None:
+    def __init__(self, meteora: Attached, classes: Classes, rows: Mapping[str, Rows]) -> None:
         """`rows`: by the path of each group's leader, in the order of the classes."""
         self._context = meteora._context
         self._classes = classes

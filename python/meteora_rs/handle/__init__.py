@@ -1,1 +1,1 @@
-"""What an attached model can do, one concern a file; `meteora_rs.meteora.Meteora` is made of them."""
+"""What users call, one concern a file; `handle.Handle` is made of them, and `meteora_rs.meteora.Meteora` of that."""

@@ -7,19 +7,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from meteora_rs.gates import GateSource
-from meteora_rs.handle.cancel import Cancellation
+from meteora_rs.attached.record import AdapterRecord
+from meteora_rs.files.source import AdapterSource
+from meteora_rs.gate_kinds import GateSource
 from meteora_rs.handle.loading import Loading
-from meteora_rs.handle.pipeline import Load
-from meteora_rs.handle.record import AdapterRecord
-from meteora_rs.handle.unloading import Unloaded, Unloading
-from meteora_rs.source import AdapterSource
+from meteora_rs.serving.cancel import Cancellation
+from meteora_rs.serving.load import Load
+from meteora_rs.serving.unloading import Unloaded
 
 LONGEST_PAUSE = 0.02
 """Seconds between two looks for memory."""
 
 
-class Awaiting(Loading, Unloading):
+class Awaiting(Loading):
     """Loads run on threads of their own; the last step, which publishes, on the loop's, between two awaits.
 
     So a call that was cancelled never publishes afterwards, and one that has published returns. Cancelling a load

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
-from meteora_rs.gates import GateSource
-from meteora_rs.handle.attached import Attached
-from meteora_rs.handle.cancel import Cancellation
-from meteora_rs.handle.pipeline import Load
-from meteora_rs.handle.record import AdapterRecord
-from meteora_rs.source import AdapterSource
+from meteora_rs.attached.record import AdapterRecord
+from meteora_rs.files.source import AdapterSource
+from meteora_rs.gate_kinds import GateSource
+from meteora_rs.gates.gated import Gated
+from meteora_rs.serving.cancel import Cancellation
+from meteora_rs.serving.load import Load
 
 
-class Loading(Attached):
+class Loading(Gated):
     """Adapters come and change while requests run."""
 
     def load_adapter(
@@ -92,12 +92,6 @@ class Loading(Attached):
             self._require_attached()
             self._registry.pin(adapter_name, pinned)
 
-    @property
-    def _load_class(self) -> type[Load]:
-        from meteora_rs.tiers.load import TieredLoad
-
-        return Load if self.tiers is None else TieredLoad
-
     def _loader(
         self,
         source: AdapterSource,
@@ -118,7 +112,7 @@ class Loading(Attached):
         from meteora_rs.gates.examples import load_with_examples
 
         return lambda cancellation: load_with_examples(
-            self._whole,
+            self,
             source,
             name,
             gate,

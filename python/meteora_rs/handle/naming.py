@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, RouteError
-from meteora_rs.handle.attached import Attached
 from meteora_rs.routes import GROUP_MARK
+from meteora_rs.serving.served import Served
 
 
-class Naming(Attached):
+class Naming(Served):
     """Names that stand for others, looked up when a request begins."""
 
     def set_alias(self, alias: str, adapter_name: str) -> None:

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from meteora_rs import _native
+from meteora_rs.attached.times import STAGES, StageTimes
 from meteora_rs.handle.tiering import Tiering
-from meteora_rs.handle.times import STAGES, StageTimes
-from meteora_rs.leases import HeldSnapshot
+from meteora_rs.routing.leases import HeldSnapshot
 
 
 @dataclass(frozen=True)

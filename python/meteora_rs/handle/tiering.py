@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from meteora_rs import _native, gates
+from meteora_rs import _native, gate_kinds
+from meteora_rs.attached.record import AdapterRecord
 from meteora_rs.errors import AdapterInUseError, AdapterNotFoundError, MeteoraError, RouteError
-from meteora_rs.gates.tensors import Row
-from meteora_rs.handle.attached import Attached
-from meteora_rs.handle.caution import warn_of_missing
-from meteora_rs.handle.record import AdapterRecord
+from meteora_rs.files.source import AdapterSource, parse
+from meteora_rs.gate_kinds.tensors import Row
+from meteora_rs.handle.loading import Loading
 from meteora_rs.routes import GROUP_MARK
-from meteora_rs.source import AdapterSource, parse
+from meteora_rs.serving.caution import warn_of_missing
 from meteora_rs.tiers import Admission, Tiers
 
 
-class Tiering(Attached):
+class Tiering(Loading):
     """Adapters that wait in the host's memory until a request asks for them (`MeteoraConfig(host_bytes=…)`)."""
 
     def register_adapter(
@@ -46,7 +46,7 @@ class Tiering(Attached):
         self._require_free(adapter_name)
         with self.times.stage("parse"):
             adapter = parse(self._registry, source, adapter_name, revision)
-        prepared = gates.resolve(gate, adapter, self.sites)
+        prepared = gate_kinds.resolve(gate, adapter, self.sites)
         warn_of_missing(adapter)
         copy = tiers.pack(adapter, source, revision, prepared)
         try:
@@ -117,14 +117,14 @@ class Tiering(Attached):
             )
 
     def _admission(self, names: Sequence[str]) -> Admission:
-        tiers = self._host()
+        self._host()
         self._require_attached()
         listed = [names] if isinstance(names, str) else list(names)
         groups = self._registry.groups()
         for name in listed:
             if name.startswith(GROUP_MARK) and name.removeprefix(GROUP_MARK) not in groups:
                 raise RouteError(f"there is no group {name!r}; set_group() makes one")
-        admission = tiers.admission([("only", listed, [])])
+        admission = self._admit([("only", listed, [])])
         if unknown := admission.unknown:
             raise AdapterNotFoundError(f"no adapter named {unknown[0]!r} is registered")
         return admission

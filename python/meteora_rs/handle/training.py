@@ -1,22 +1,48 @@
-"""Gates by back-propagation: those of the sites, and LoRA-Flow's for whole layers."""
+"""Gates made from texts: fitted in closed form, or trained by back-propagation; and LoRA-Flow's for whole layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from meteora_rs.handle.attached import Attached
+from meteora_rs.errors import AdapterInUseError
+from meteora_rs.handle.tiering import Tiering
 
 if TYPE_CHECKING:
-    from meteora_rs.gates.flow import FlowGate
+    from meteora_rs.gates.fit import FitReport
     from meteora_rs.gates.train import TrainReport
 
 
-class Training(Attached):
-    """Training of gates, and the gate that only training makes."""
+class Training(Tiering):
+    """Fits and trainings."""
 
-    _flow_hooks = False
+    def fit_gates(self, data: Mapping[str, Iterable[str] | Iterable[tuple[str, str]]], **options: Any) -> FitReport:
+        """Fit the gates of adapters on examples of their work, in closed form (see `meteora_rs.gates.fit`).
+
+        Where there is a host tier, they are brought to the device together, and kept there until it is done. Requests
+        that begin meanwhile follow gates that are tried; a service that never pauses fits on a copy of the model, and
+        brings what came of it here: `meteora.set_gates(copy.gate_rows())`.
+
+        Args:
+            data: for each adapter texts or (prompt, response) pairs; `"__base__"`: general text that no adapter
+                should touch.
+            options: `base=None` for no class of the base's, `tokenizer`, `passes`, `refine`, `shrinkage`,
+                `temperature`, `memory_budget`, `seed`, `progress`; see `gates.fit.fit_gates`.
+
+        Raises:
+            AdapterInUseError: a request or another fit runs. Others as `gates.fit.fit_gates`.
+        """
+        from meteora_rs.gates.fit import fit_gates
+
+        self._require_attached()
+        texts: dict[str, Any] = {name: each if isinstance(each, str) else list(each) for name, each in data.items()}
+        if not self._fitting.acquire(blocking=False):
+            raise AdapterInUseError("another fit_gates tries gates on its way: wait for it to end")
+        try:
+            with self._kept_on_device(texts), self._flow_gate_aside():
+                return fit_gates(self, texts, **options)
+        finally:
+            self._fitting.release()
 
     def train_gates(self, data: Mapping[str, Iterable[str] | Iterable[tuple[str, str]]], **options: Any) -> TrainReport:
         """Train the gates of live adapters by back-propagation (see `meteora_rs.gates.train`); needs accelerate.
@@ -30,52 +56,8 @@ class Training(Attached):
 
         self._require_attached()
         texts: dict[str, Any] = {name: each if isinstance(each, str) else list(each) for name, each in data.items()}
-        with self._whole._kept_on_device(texts), self._flow_gate_aside():
-            return train_gates(self._whole, texts, **options)
-
-    @property
-    def flow_gate(self) -> FlowGate | None:
-        """The gate that weights whole layers instead of the sites' own rows, if there is one."""
-        return self._context.flow
-
-    def set_flow_gate(self, gate: FlowGate | None) -> None:
-        """Let `gate` weight the adapters, layer by layer, wherever a route leaves the choice to the gates (see
-        `gates.flow`); None: the sites' own rows choose again. Requests that run keep what they began with.
-
-        Raises:
-            AdapterNotFoundError: one of its adapters is not live.
-            AdapterFormatError: it was made for another model.
-        """
-        from meteora_rs.gates.flow import checked
-
-        with self._writer:
-            self._require_attached()
-            flow = None if gate is None else checked(gate, self._whole)
-            if flow is not None:
-                self._follow_flow_gates()
-            self._context.follow(flow)
-
-    @contextmanager
-    def _flow_gate_aside(self) -> Iterator[None]:
-        """Inside, the sites' own rows choose: they are what is being made."""
-        aside = self._context.flow
-        if aside is None:
-            yield
-            return
-        self.set_flow_gate(None)
-        try:
-            yield
-        finally:
-            with self._writer:
-                self._context.follow(aside)
-
-    def _follow_flow_gates(self) -> None:
-        """Hook the decoder layers, once; who never has a flow gate pays nothing for it."""
-        if not self._flow_hooks:
-            from meteora_rs.gates.flow import install
-
-            self._patch.on_remove(install(self._whole))
-            self._flow_hooks = True
+        with self._kept_on_device(texts), self._flow_gate_aside():
+            return train_gates(self, texts, **options)
 
     def train_flow_gate(self, texts: Iterable[str] | Iterable[tuple[str, str]], **options: Any) -> TrainReport:
         """Learn LoRA-Flow's layer gate for a task from some 200 examples, and set it (see `gates.train.flow`).
@@ -88,4 +70,4 @@ class Training(Attached):
 
         self._require_attached()
         each: Any = texts if isinstance(texts, str) else list(texts)
-        return train_flow_gate(self._whole, each, **options)
+        return train_flow_gate(self, each, **options)

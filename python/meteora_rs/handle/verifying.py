@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from meteora_rs.attached.record import AdapterRecord
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError, MeteoraError
-from meteora_rs.handle.attached import Attached
-from meteora_rs.handle.record import AdapterRecord
-from meteora_rs.peft_folder import Module, live_modules, peft_parts, resting_modules
-from meteora_rs.source import MEMORY, parse
+from meteora_rs.files.peft_folder import Module, live_modules, peft_parts, resting_modules
+from meteora_rs.files.source import MEMORY, parse
+from meteora_rs.serving.served import Served
 
 
-class Verifying(Attached):
+class Verifying(Served):
     """What is served against what is on disk."""
 
     def verify_adapter(self, adapter_name: str) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from meteora_rs.handle.attached import Attached
-from meteora_rs.watch import Watch
+from meteora_rs.handle.tiering import Tiering
+
+if TYPE_CHECKING:
+    from meteora_rs.handle.watch import Watch
 
 
-class Watching(Attached):
+class Watching(Tiering):
     """Adapters that come and go with their folders."""
 
     def watch(self, folder: str | os.PathLike[str], *, interval: float = 1.0) -> Watch:
@@ -26,9 +29,11 @@ class Watching(Attached):
             ValueError: `interval` is not above 0.
             FileNotFoundError, NotADirectoryError: there is no such folder.
         """
+        from meteora_rs.handle.watch import Watch
+
         if not interval > 0:
             raise ValueError(f"interval must be above 0 seconds, not {interval}")
         self._require_attached()
         path = Path(folder)
         os.scandir(path).close()
-        return Watch(self._whole, path, interval).start()
+        return Watch(self, path, interval).start()

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meteora_rs.errors import AdapterFormatError
-from meteora_rs.models.architecture import DECODER_LAYER
+from meteora_rs.sites.architecture import DECODER_LAYER
 
 from .tensors import Tensors
 

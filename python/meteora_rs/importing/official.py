@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from meteora_rs.attach import attach
 from meteora_rs.config import MeteoraConfig
 from meteora_rs.errors import AdapterFormatError
-from meteora_rs.gates.tensors import Row
-from meteora_rs.models.architecture import find_sites
-from meteora_rs.source import resolve_folder
+from meteora_rs.files.source import resolve_folder
+from meteora_rs.gate_kinds.tensors import Row
+from meteora_rs.sites.architecture import find_sites
 
 from .layout import GATE, PREFIX, Linear, read_layout
 from .order import Adapter, adapter_order

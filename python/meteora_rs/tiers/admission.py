@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from meteora_rs import _native
-from meteora_rs.groups import equal_gates
+from meteora_rs.attached.attached import Attached
 from meteora_rs.routes import NativeRoute
+from meteora_rs.sites.groups import equal_gates
+from meteora_rs.tiers.tiers import Tiers
 from meteora_rs.tiers.turn import Turn
-
-if TYPE_CHECKING:
-    from meteora_rs.handle.attached import Attached
-    from meteora_rs.tiers.tiers import Tiers
 
 LONGEST_PAUSE = 0.02
 """Seconds between two looks for room in an event loop."""
@@ -35,7 +32,7 @@ class Admission:
         self.unknown = beyond + [name for name in missing if not tiers.knows(name)]
         """Names that nobody knows, or that `within` may not: the plan is refused, and nothing brought in for it."""
         self._wanted = [] if self.unknown else missing
-        self._turn = Turn(meteora, tiers, ", ".join(self._wanted))
+        self._turn = Turn(meteora, tiers.native, ", ".join(self._wanted))
 
     def rests(self, name: str) -> bool:
         """Whether a name of these routes is known to somebody."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from meteora_rs import _native
-from meteora_rs.handle.record import AdapterRecord
-
-if TYPE_CHECKING:
-    from meteora_rs.tiers.tiers import Registration, Tiers
+from meteora_rs.attached.record import AdapterRecord
+from meteora_rs.tiers.registration import Registration
 
 
 @dataclass(frozen=True)
@@ -24,17 +21,9 @@ class AtRest:
 
     record: AdapterRecord
     rows: list[tuple[Tensor, float]] | None
-    _registration: Registration
-    _copy: _native.HostCopy | None
-    """Held where it could not be read again; others may leave the host meanwhile, for those who need room there."""
-
-    def copy(self, tiers: Tiers) -> _native.HostCopy:
-        """Its copy in the host's memory, read again if need be.
-
-        Raises:
-            AdapterFormatError, CapacityError, OSError: as `Tiers.fetch`.
-        """
-        return self._copy or tiers.copy_of(self._registration)
+    registration: Registration
+    held: _native.HostCopy | None
+    """Its copy where it could not be read again; others may leave the host meanwhile, for those who need room there."""
 
 
 def at_rest(record: AdapterRecord, registration: Registration, copy: _native.HostCopy | None, given: bool) -> AtRest:

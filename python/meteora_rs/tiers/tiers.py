@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from meteora_rs import _native, gates
+from meteora_rs import _native, gate_kinds
+from meteora_rs.attached.attached import Attached
+from meteora_rs.attached.record import GIVEN, AdapterRecord
 from meteora_rs.errors import AdapterFormatError, AdapterNotFoundError
-from meteora_rs.gates import Gate
-from meteora_rs.handle.record import GIVEN, AdapterRecord
-from meteora_rs.routes import NativeRoute
-from meteora_rs.source import AdapterSource, parse
-from meteora_rs.tiers.admission import Admission
+from meteora_rs.files.source import AdapterSource, parse
+from meteora_rs.gate_kinds import Gate
 from meteora_rs.tiers.at_rest import AtRest, at_rest
-
-if TYPE_CHECKING:
-    from meteora_rs.handle.attached import Attached
-
-
-@dataclass(frozen=True)
-class Registration:
-    """Where an adapter came from: with it, what the host has no room for can be read again.
-
-    `folder` is None for an adapter from memory; `stamp` is that of the files that were read.
-    """
-
-    folder: AdapterSource | None
-    revision: str | None
-    stamp: str | None
-    record: AdapterRecord
-
-
-@dataclass(frozen=True)
-class Copy:
-    """An adapter packed in the host's memory, and not kept yet; who does not keep it abandons it.
-
-    Left to the garbage collector, a refused call whose traceback is kept would keep the bytes.
-    """
-
-    native: _native.HostCopy
-    registration: Registration
+from meteora_rs.tiers.registration import Copy, Registration
 
 
 class Tiers:
@@ -133,8 +104,11 @@ class Tiers:
             for record in self.resting()
         ]
 
-    def copy_of(self, registration: Registration) -> _native.HostCopy:
-        """The host's copy of what was registered so, or a new one that is not kept. Raises: as `fetch`."""
+    def copy_of(self, resting: AtRest) -> _native.HostCopy:
+        """The host's copy of an adapter as it was at rest, read again if need be. Raises: as `fetch`."""
+        if resting.held is not None:
+            return resting.held
+        registration = resting.registration
         name = registration.record.name
         with self._meteora._writer:
             copy = self.native.hold(name) if self._registered.get(name) is registration else None
@@ -174,7 +148,7 @@ class Tiers:
         """Pack an adapter from its files again."""
         adapter, folder = self._parse(registration), registration.folder
         assert folder is not None
-        return self.pack(adapter, folder, registration.revision, gates.resolve(gate, adapter, self._meteora.sites))
+        return self.pack(adapter, folder, registration.revision, gate_kinds.resolve(gate, adapter, self._meteora.sites))
 
     def _parse(self, registration: Registration) -> _native.Adapter:
         """An adapter from its files again, if they are those that were registered."""
@@ -188,7 +162,3 @@ class Tiers:
                 f"they are now (file: {adapter.source})"
             )
         return adapter
-
-    def admission(self, routes: Sequence[NativeRoute], within: _native.RoutePlan | None = None) -> Admission:
-        """What a request with these routes goes through before it has its plan, inside a block with `within`."""
-        return Admission(self._meteora, self, routes, within)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from meteora_rs import _native
+from meteora_rs.attached.attached import Attached
 from meteora_rs.errors import CapacityError
-
-if TYPE_CHECKING:
-    from meteora_rs.handle.attached import Attached
-    from meteora_rs.tiers.tiers import Tiers
 
 SLICE = 0.05
 """Seconds of a wait between two looks at signals (Ctrl-C)."""
@@ -27,8 +24,8 @@ class WouldWaitError(CapacityError):
 class Turn:
     """Taken at the first attempt, given up by `leave`; who is first alone makes room."""
 
-    def __init__(self, meteora: Attached, tiers: Tiers, what: str) -> None:
-        self._meteora, self._native, self._what = meteora, tiers.native, what
+    def __init__(self, meteora: Attached, native: _native.Tiers, what: str) -> None:
+        self._meteora, self._native, self._what = meteora, native, what
         self._ticket: _native.Ticket | None = None
         self._began = time.monotonic()
         self._shortage, self._seen = "", 0

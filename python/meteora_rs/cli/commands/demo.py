@@ -15,7 +15,7 @@ HELP = "routed text from four adapters on a small model"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     from meteora_rs.cli import colour, loading
-    from meteora_rs.cli.commands.generate import positive
+    from meteora_rs.cli.arguments import positive
 
     loading.add_model_argument(parser)
     parser.add_argument(

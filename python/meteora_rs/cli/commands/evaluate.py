@@ -27,8 +27,7 @@ HELP = "score base, own adapters and gates on a folder of tasks"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     from meteora_rs.cli import loading
-    from meteora_rs.cli.commands.generate import positive
-    from meteora_rs.cli.route_argument import SYNTAX
+    from meteora_rs.cli.arguments import SYNTAX, positive
 
     parser.add_argument("tasks", type=Path, metavar="TASKS", help="a folder of tasks")
     loading.add_model_argument(parser)
@@ -103,7 +102,7 @@ def variants(texts: Sequence[str], adapters: Sequence[str]) -> dict[str, Variant
 
 def _variant(text: str, adapters: Sequence[str]) -> Variant:
     from meteora_rs import Mix
-    from meteora_rs.cli.route_argument import parse_route
+    from meteora_rs.cli.arguments import parse_route
     from meteora_rs.evaluate import OWN, Gates
 
     if text == "own":
@@ -131,7 +130,7 @@ def _metrics(items: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _token_limits(items: Sequence[str]) -> tuple[int, dict[str, int]]:
-    from meteora_rs.cli.commands.generate import positive
+    from meteora_rs.cli.arguments import positive
 
     every, tasks = 64, {}
     for item in items:

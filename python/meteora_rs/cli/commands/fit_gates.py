@@ -20,7 +20,7 @@ HELP = "fit gates on examples, write a bundle"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from meteora_rs.cli.commands.generate import positive
+    from meteora_rs.cli.arguments import positive
 
     gates_bundle.add_input_arguments(parser)
     parser.add_argument("--passes", type=positive, default=2, metavar="N", help="over the texts (default: 2)")

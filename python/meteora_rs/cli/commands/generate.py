@@ -16,7 +16,7 @@ HELP = "answer prompts with routed adapters"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     from meteora_rs.cli import colour, loading
-    from meteora_rs.cli.route_argument import SYNTAX, parse_route
+    from meteora_rs.cli.arguments import SYNTAX, parse_route, positive
 
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="prompts; - reads one from each line of stdin")
     loading.add_model_argument(parser)
@@ -31,13 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-new-tokens", type=positive, default=64, metavar="N")
     parser.add_argument("--json", action="store_true", help="one JSON object with answers and shares for each prompt")
     colour.add_argument(parser)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
-    if not (text.isascii() and text.isdigit() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

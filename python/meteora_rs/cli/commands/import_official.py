@@ -19,7 +19,7 @@ HELP = "the authors' checkpoint and its adapters, as a bundle"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     from meteora_rs import MeteoraConfig
-    from meteora_rs.cli.commands.generate import positive
+    from meteora_rs.cli.arguments import positive
 
     default = MeteoraConfig()
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the whole model with its gates")

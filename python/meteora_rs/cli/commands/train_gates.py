@@ -25,7 +25,7 @@ HELP = "train gates by back-propagation, write a bundle"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from meteora_rs.cli.commands.generate import positive
+    from meteora_rs.cli.arguments import positive
 
     gates_bundle.add_input_arguments(parser)
     parser.add_argument("--flow", action="store_true", help="learn one gate for each layer, for a task of its own")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,16 +13,13 @@ from torch import Tensor
 from meteora_rs.errors import AdapterNotFoundError
 from meteora_rs.gates.tried import Classes, Rows, TriedGates
 from meteora_rs.routes import BASE
+from meteora_rs.serving.requests import Requests
 
+from .collect import GroupActivations
 from .data import Batch, Example, one_in_three
 from .discriminant import metrics
 from .kept import KeptStatistics
 from .sweeps import Lessons, confusion, swept
-
-if TYPE_CHECKING:
-    from meteora_rs.meteora import Meteora
-
-    from .collect import GroupActivations
 
 BATCH_TOKENS, MEMORY_BUDGET = 2048, 2 << 30
 
@@ -42,7 +39,7 @@ class Given:
 
 
 def rows_beside(
-    meteora: Meteora,
+    meteora: Requests,
     kept: KeptStatistics,
     live: str,
     name: str,
@@ -83,7 +80,7 @@ class _Reading:
 
     def __init__(
         self,
-        meteora: Meteora,
+        meteora: Requests,
         names: Sequence[str],
         fixed: Mapping[str, Rows],
         shrinkage: Mapping[str, float],
@@ -125,7 +122,7 @@ def _joined(new: Rows, others: Rows) -> Rows:
 
 
 def _competitors(
-    meteora: Meteora, kept: KeptStatistics, live: str, new: str
+    meteora: Requests, kept: KeptStatistics, live: str, new: str
 ) -> tuple[list[str], dict[str, Rows], Classes, Classes]:
     """The classes of the fit that are on the device; for each group their rows with the temperature taken out; and
     the choice among them, and among them and `live`, from now on: others may change and unload adapters meanwhile.

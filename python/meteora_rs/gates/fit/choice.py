@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from meteora_rs.serving.gating import Gating
 
 from .held_out import HeldOut
 from .priors import choose_priors
-
-if TYPE_CHECKING:
-    from meteora_rs.meteora import Meteora
-
-    from .sweeps import Gates
-
+from .sweeps import Gates
 
 CLOSED, REFINED = "closed form", "refined"
 
@@ -47,7 +43,7 @@ class Chosen:
     loss: float | None
 
 
-def choose_gates(meteora: Meteora, tried: Mapping[str, Candidate], held: HeldOut) -> Chosen:
+def choose_gates(meteora: Gating, tried: Mapping[str, Candidate], held: HeldOut) -> Chosen:
     """Of some gates, each with the priors that it needs, those with the least loss on held-out texts; then in force.
 
     Of those within `NOISE` of it, the ones that route most kept-back tokens right: there are a hundred tokens to a

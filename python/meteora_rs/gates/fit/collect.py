@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from meteora_rs.gates.tried import Rows
-from meteora_rs.loss import evaluating
 from meteora_rs.ops.precision import without_autocast
+from meteora_rs.texts.loss import evaluating
 
 from .data import Batch
 from .discriminant import Metric

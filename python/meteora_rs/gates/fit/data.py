@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from meteora_rs.loss import encode_pair
-from meteora_rs.packing import packed
 from meteora_rs.routes import BASE
+from meteora_rs.texts.loss import encode_pair
+from meteora_rs.texts.packing import packed
 
 Text: TypeAlias = str | tuple[str, str]
 """A text, or a prompt with its response."""

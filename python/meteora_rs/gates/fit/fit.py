@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
+from meteora_rs.attached.attached import Attached
+from meteora_rs.gates.gated import Gated
 from meteora_rs.routes import BASE, Auto
+from meteora_rs.serving.gating import Gating
 
 from .choice import CLOSED, REFINED, Candidate, choose_gates
 from .data import Batch, Example, Text, make_examples, one_in_three
@@ -20,9 +23,6 @@ from .report import FitReport, PassReport, by_kind, make_report
 from .sweeps import Gates, Lessons, Solved, by_name, mean_recall, run_pass, sweeps
 from .temperature import choose_temperature
 from .trial import restored_on_failure
-
-if TYPE_CHECKING:
-    from meteora_rs.meteora import Meteora
 
 TESTS_PER_CLASS = 64
 """Whole activations of each class, to choose the shrinkage and judge a pass by."""
@@ -35,7 +35,7 @@ FIRST_SHRINKAGE = 3e-2
 
 
 def fit_gates(
-    meteora: Meteora,
+    meteora: Gated,
     data: Mapping[str, Sequence[Text]],
     *,
     base: str | None = "general",
@@ -152,7 +152,7 @@ def fit_gates(
     return make_report(names, texts, last.counts, reports, solved, chosen, temperature, losses, seconds)
 
 
-def _require_ready(meteora: Meteora, data: Mapping[str, Sequence[Text]]) -> None:
+def _require_ready(meteora: Gating, data: Mapping[str, Sequence[Text]]) -> None:
     if len(data) < 2:
         raise ValueError("fit_gates: needs two classes or more, for example an adapter and '__base__'")
     for name in data:
@@ -162,7 +162,7 @@ def _require_ready(meteora: Meteora, data: Mapping[str, Sequence[Text]]) -> None
 
 
 def _read(
-    meteora: Meteora,
+    meteora: Gating,
     lessons: Sequence[Lessons],
     fitted: Auto,
     bar: tqdm[Any],
@@ -201,7 +201,7 @@ def _texts_to_keep(names: Sequence[str], examples: Sequence[Example]) -> list[Ke
     ]
 
 
-def own_tokenizer(meteora: Meteora) -> Any:
+def own_tokenizer(meteora: Attached) -> Any:
     """The tokenizer that lies where the model is from.
 
     Raises:
@@ -234,10 +234,10 @@ def _sharpened(gates: Gates, temperature: float) -> Gates:
     }
 
 
-def _named(meteora: Meteora, names: Sequence[str]) -> Callable[[Batch], AbstractContextManager[Any]]:
+def _named(meteora: Gating, names: Sequence[str]) -> Callable[[Batch], AbstractContextManager[Any]]:
     return lambda batch: meteora.routing([names[label] for label in batch.labels.tolist()])
 
 
-def _gated(meteora: Meteora, fitted: Auto) -> Callable[[Batch], AbstractContextManager[Any]]:
+def _gated(meteora: Gating, fitted: Auto) -> Callable[[Batch], AbstractContextManager[Any]]:
     # One adapter a token, whatever the model's own top_k: every token's error then shows in full.
     return lambda _: meteora.routing(fitted, top_k=1)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-from meteora_rs.loss import token_losses
 from meteora_rs.routes import BASE, Auto, Route
+from meteora_rs.serving.requests import Requests
+from meteora_rs.texts.loss import token_losses
 
 from .data import Example
 from .fast_products import fast_products
-
-if TYPE_CHECKING:
-    from meteora_rs.meteora import Meteora
 
 READ, READ_TO_REFINE = 4096, 12288
 """Tokens of held-out texts, over all classes, that one choice is tried on. With three or four texts a class, where the
@@ -28,7 +25,7 @@ class HeldOut:
 
     def __init__(
         self,
-        meteora: Meteora,
+        meteora: Requests,
         names: Sequence[str],
         examples: Sequence[Example],
         route: Auto,

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from meteora_rs.errors import AdapterFormatError
+from meteora_rs.files.tensor_file import save_tensors
 from meteora_rs.routes import BASE
-from meteora_rs.tensor_file import save_tensors
 
 from .data import Example
 

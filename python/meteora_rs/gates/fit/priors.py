@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
+from meteora_rs.serving.gating import Gating
+
 from .held_out import HeldOut, Losses
-
-if TYPE_CHECKING:
-    from meteora_rs.meteora import Meteora
-
-    from .sweeps import Gates
+from .sweeps import Gates
 
 TRIED = (1.0, 2.0, 4.0)
 """Nats."""
@@ -32,7 +28,7 @@ takes what it does not win elsewhere, and all layers above read what comes of it
 
 
 def choose_priors(
-    meteora: Meteora, gates: Gates, held: HeldOut, routed: Losses
+    meteora: Gating, gates: Gates, held: HeldOut, routed: Losses
 ) -> tuple[Gates, dict[str, float], Losses]:
     """Gates with a prior for the classes that need one, in force at the end; these priors; and the losses with them.
 

@@ -98,7 +98,7 @@ class FitReport:
         """Write the confusion matrix and the accuracies as a picture (needs matplotlib)."""
         from .report_plot import plot_report
 
-        plot_report(self, path)
+        plot_report(self.classes, self.confusion, self.accuracy, list(self.passes[-1].accuracy), path)
 
     def __str__(self) -> str:
         classes = [f"{name} ({count} texts, {self.tokens[name]} tokens)" for name, count in self.texts.items()]

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .report import FitReport
 
-
-def plot_report(report: FitReport, path: str | Path) -> None:
-    """Write the picture of `FitReport.plot`."""
+def plot_report(
+    names: Sequence[str],
+    confusion: Sequence[Sequence[float]],
+    accuracy: Mapping[str, Mapping[str, float]],
+    kinds: Sequence[str],
+    path: str | Path,
+) -> None:
+    """Write the picture of `FitReport.plot`, with the inputs `kinds` of its `accuracy`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    names, kinds = report.classes, list(report.passes[-1].accuracy)
     size = 2.5 + 0.5 * len(names)
     figure = Figure(figsize=(2 * size, size), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
 
-    confusion = np.asarray(report.confusion)
-    left.imshow(confusion, vmin=0, vmax=1, cmap="Blues")
+    matrix = np.asarray(confusion)
+    left.imshow(matrix, vmin=0, vmax=1, cmap="Blues")
     left.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8, parse_math=False)
     left.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
     left.set_xlabel("given to")
     left.set_ylabel("held-out tokens of")
-    for (row, column), share in np.ndenumerate(confusion):
+    for (row, column), share in np.ndenumerate(matrix):
         if share >= 0.01:
             colour = "white" if share > 0.5 else "black"
             left.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=7, color=colour)
@@ -36,7 +38,7 @@ def plot_report(report: FitReport, path: str | Path) -> None:
     places = np.arange(len(names))
     for index, kind in enumerate(kinds):
         height = 0.8 / len(kinds)
-        shares = [report.accuracy[name][kind] for name in names]
+        shares = [accuracy[name][kind] for name in names]
         right.barh(places + (index - (len(kinds) - 1) / 2) * height, shares, height, label=kind)
     right.set_yticks(places, names, fontsize=8, parse_math=False)
     right.invert_yaxis()

@@ -6,21 +6,19 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from meteora_rs.attached.attached import Attached
 from meteora_rs.gates.tried import Rows
+from meteora_rs.sites.site import Site
 
 from .collect import GroupActivations, Taught, collect
 from .data import Batch, Example, batches
 from .discriminant import metrics, solve
 from .statistics import ClassStatistics
-
-if TYPE_CHECKING:
-    from meteora_rs.meteora import Meteora
-    from meteora_rs.site import Site
 
 Gates = dict[str, dict[str, tuple[Tensor, float]]]
 ENOUGH = 0.005
@@ -109,7 +107,7 @@ def mean_recall(confusions: Mapping[str, Tensor]) -> float:
 
 
 def run_pass(
-    meteora: Meteora,
+    meteora: Attached,
     lessons: Lessons,
     routing: Routing,
     shrinkages: Sequence[float],
@@ -153,7 +151,7 @@ def confusion(rows: Rows, x: Tensor, labels: Tensor) -> Tensor:
 
 
 def swept(
-    meteora: Meteora,
+    meteora: Attached,
     lessons: Lessons,
     routing: Routing,
     memory_budget: int,
@@ -183,7 +181,7 @@ def swept(
             yield groups.pop()
 
 
-def sweeps(meteora: Meteora, lessons: Lessons, memory_budget: int, refine: bool = False) -> Iterator[list[Site]]:
+def sweeps(meteora: Attached, lessons: Lessons, memory_budget: int, refine: bool = False) -> Iterator[list[Site]]:
     """The leaders of the input groups, in the model's order, in sets whose statistics fit the budget (one at least)."""
     element = next(meteora.model.parameters()).element_size()
     taught = 2 * len(lessons.taught.labels) if refine else 0

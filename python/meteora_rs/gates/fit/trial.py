@@ -5,23 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from meteora_rs.errors import AdapterInUseError
-from meteora_rs.gates import Gate
-from meteora_rs.gates.saved import SavedGate
+from meteora_rs.gate_kinds import Gate
+from meteora_rs.gate_kinds.saved import SavedGate
 from meteora_rs.routes import BASE
-
-if TYPE_CHECKING:
-    from meteora_rs.handle.gate_change import Changes
-    from meteora_rs.meteora import Meteora
+from meteora_rs.serving.gate_change import Changes
+from meteora_rs.serving.gating import Gating
 
 PATIENCE = 30.0
 """Seconds to wait for running requests before gates that were tried stay in force."""
 
 
 @contextmanager
-def restored_on_failure(meteora: Meteora, names: Sequence[str]) -> Iterator[None]:
+def restored_on_failure(meteora: Gating, names: Sequence[str]) -> Iterator[None]:
     """Puts the gates of `names` back, whatever their kind, if the block raises anything, Ctrl-C included.
 
     An adapter that was unloaded or reloaded meanwhile keeps what it has now. The exception goes on.
@@ -44,7 +41,7 @@ def restored_on_failure(meteora: Meteora, names: Sequence[str]) -> Iterator[None
         raise
 
 
-def _restore(meteora: Meteora, gates: Changes) -> None:
+def _restore(meteora: Gating, gates: Changes) -> None:
     """Put gates back, as soon as requests that came meanwhile leave room for it."""
     end = time.monotonic() + PATIENCE
     while True:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from meteora_rs.gates.fit.data import Text, check_texts, encode
-from meteora_rs.loss import padded_left
+from meteora_rs.texts.loss import padded_left
 
 IGNORED = -100
 """The target of a token that the language-model loss leaves out; torch's own default."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from meteora_rs.gates.fit.data import Text
 from meteora_rs.gates.fit.fit import own_tokenizer
 from meteora_rs.gates.flow import FlowGate
+from meteora_rs.gates.gated import Gated
 from meteora_rs.routes import Auto
 
 from .data import make_examples
@@ -19,12 +20,9 @@ from .lm_loss import lm_loss
 from .report import TrainReport
 from .run import check_arguments, run
 
-if TYPE_CHECKING:
-    from meteora_rs.meteora import Meteora
-
 
 def train_flow_gate(
-    meteora: Meteora,
+    meteora: Gated,
     texts: Sequence[Text],
     *,
     adapters: Sequence[str] | None = None,
@@ -83,7 +81,7 @@ def train_flow_gate(
 class FlowTrainee(nn.Module):
     """A flow gate as the Trainer needs it: its forward returns the loss of a batch; there is no gate term."""
 
-    def __init__(self, meteora: Meteora, gate: FlowGate) -> None:
+    def __init__(self, meteora: Gated, gate: FlowGate) -> None:
         super().__init__()
         self.gate = gate
         self._meteora = meteora

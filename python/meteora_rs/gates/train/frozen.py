@@ -5,21 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from meteora_rs.attached.attached import Attached
 from meteora_rs.errors import MeteoraError
 from meteora_rs.ops.layout import TableEntry, slot_rows
 from meteora_rs.routes import BASE
 
-if TYPE_CHECKING:
-    from meteora_rs.meteora import Meteora
-
 
 @contextmanager
-def frozen(meteora: Meteora, names: Sequence[str]) -> Iterator[None]:
+def frozen(meteora: Attached, names: Sequence[str]) -> Iterator[None]:
     """No parameter of the model takes a gradient inside the block, and none may change, nor the adapters `names`.
 
     Raises:
@@ -39,7 +36,7 @@ def frozen(meteora: Meteora, names: Sequence[str]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def hashes(meteora: Meteora, names: Sequence[str]) -> dict[str, str]:
+def hashes(meteora: Attached, names: Sequence[str]) -> dict[str, str]:
     """The SHA-256 of each parameter of the model, and of each adapter's rows at each site, by what they are."""
     found = {name: _sha256(parameter) for name, parameter in meteora.model.named_parameters()}
     for name in names:

@@ -9,7 +9,7 @@ from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from meteora_rs.checkpoint import FUNCTION
+from meteora_rs.attached.checkpoint import FUNCTION
 
 SWITCH = "gradient_checkpointing"
 """What transformers' layers have that can be computed again in a backward pass; they ask it in training mode only."""

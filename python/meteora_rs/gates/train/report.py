@@ -41,7 +41,7 @@ class TrainReport:
         """
         from .report_plot import plot_curves
 
-        plot_curves(self, path)
+        plot_curves(self.curve, path)
 
     def __str__(self) -> str:
         lines = [

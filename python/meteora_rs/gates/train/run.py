@@ -6,11 +6,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from transformers import TrainingArguments
 
+from meteora_rs.attached.attached import Attached
 from meteora_rs.errors import MeteoraError
 
 from .data import BalancedExamples, Example, collate
@@ -18,9 +19,6 @@ from .frozen import frozen
 from .mode import training_mode
 from .report import TERMS
 from .trainer import GateTrainer, check_checkpoint
-
-if TYPE_CHECKING:
-    from meteora_rs.meteora import Meteora
 
 DEFAULTS: dict[str, Any] = {
     "learning_rate": 1e-3,
@@ -53,7 +51,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def run(
-    meteora: Meteora,
+    meteora: Attached,
     gates: nn.Module,
     classes: Sequence[Sequence[Example]],
     adapters: Sequence[str],

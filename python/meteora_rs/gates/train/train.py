@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from meteora_rs.gates.fit.data import Text
 from meteora_rs.gates.fit.fit import own_tokenizer
 from meteora_rs.gates.fit.general import general_texts
+from meteora_rs.gates.gated import Gated
 from meteora_rs.routes import BASE
 
 from .data import make_examples
@@ -17,12 +18,9 @@ from .report import TrainReport
 from .run import check_arguments, run
 from .trainee import Rows, SiteGates
 
-if TYPE_CHECKING:
-    from meteora_rs.meteora import Meteora
-
 
 def train_gates(
-    meteora: Meteora,
+    meteora: Gated,
     data: Mapping[str, Sequence[Text]],
     *,
     base: str | None = "general",
@@ -112,6 +110,6 @@ def _with_base(data: Mapping[str, Sequence[Text]], base: str | None) -> Mapping[
     return {**data, BASE: general_texts()} if base == "general" and BASE not in data else data
 
 
-def _rows_in_force(meteora: Meteora, names: Sequence[str]) -> Rows | None:
+def _rows_in_force(meteora: Gated, names: Sequence[str]) -> Rows | None:
     rows = meteora.gate_rows()
     return {name: rows[name] for name in names} if set(names) <= set(rows) else None

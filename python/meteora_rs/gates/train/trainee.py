@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from meteora_rs.attached.attached import Attached
 from meteora_rs.gates.tried import Classes
-from meteora_rs.site import Site
+from meteora_rs.sites.site import Site
 
 from .gate_loss import gate_loss
 from .lm_loss import lm_loss
-
-if TYPE_CHECKING:
-    from meteora_rs.meteora import Meteora
 
 Rows = Mapping[str, Mapping[str, tuple[Tensor, float]]]
 
@@ -31,7 +28,7 @@ class SiteGates(nn.Module):
     The model itself is no submodule: checkpoints hold the gates alone, and no optimizer sees anything else.
     """
 
-    def __init__(self, meteora: Meteora, names: Sequence[str], start: Rows | None, top_k: int, seed: int) -> None:
+    def __init__(self, meteora: Attached, names: Sequence[str], start: Rows | None, top_k: int, seed: int) -> None:
         super().__init__()
         self.names = list(names)
         self._meteora = meteora

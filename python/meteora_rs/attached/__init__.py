@@ -1,0 +1,1 @@
+"""A model that is attached: what changes in it, and its state."""

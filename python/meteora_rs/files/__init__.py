@@ -1,0 +1,1 @@
+"""Adapters outside of a model: where they come from, and written back."""

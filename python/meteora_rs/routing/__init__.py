@@ -1,0 +1,1 @@
+"""A request's routes: resolved, held, in force."""

@@ -1,0 +1,1 @@
+"""What is done while a model serves: requests, loads and unloads, changes of gates."""
