@@ -5,16 +5,20 @@
 
 mod columns;
 mod eigen;
+mod gram;
+mod rows;
 
 use super::isa::{dispatch, Kernel};
-use super::lane::Lane;
+use super::lane::{Lane, LANES};
+use super::scratch::{with_scratch, Scratch};
 use crate::peft::{to_f32, Module};
-use crate::transpose::transpose;
 use columns::Columns;
 use eigen::{cholesky, top};
+use gram::Gram;
+use rows::Rows;
 
-/// Writes the unit top right singular vector of `B A`, `in_features` values: products of columns are summed in f32
-/// over 64 rows and then in f64; good to some 1e-6 of what the best direction gains.
+/// Writes the unit top right singular vector of `B A`, `in_features` values: products are summed in f32 over 64
+/// values and then in f64; good to some 1e-6 of what the best direction gains.
 ///
 /// The sign is the one that makes the largest component positive (the first of equals). Zeros if `B A` is zero.
 ///
@@ -23,13 +27,14 @@ use eigen::{cholesky, top};
 pub fn arrow_row(module: &Module, out: &mut [f32]) {
     assert_eq!(out.len(), module.in_features, "gate row of {}", module.path);
     // SAFETY: all sizes follow from the module, whose tensors were checked when it was parsed.
-    unsafe { dispatch(Row { module, out }) };
+    with_scratch(|scratch| unsafe { dispatch(Row { module, out, scratch }) });
 }
 
 /// `out` has a value for each input of `module`.
 struct Row<'a> {
     module: &'a Module,
     out: &'a mut [f32],
+    scratch: &'a mut Scratch,
 }
 
 impl Kernel for Row<'_> {
@@ -37,51 +42,68 @@ impl Kernel for Row<'_> {
 
     #[inline(always)]
     unsafe fn run<L: Lane>(self) {
-        let Row { module, out } = self;
-        let (dtype, rank, width) = (module.dtype, module.rank, module.in_features);
+        let Row { module, out, scratch } = self;
+        let (dtype, rank) = (module.dtype, module.rank);
+        let bytes = &*module.a;
+        let a = Rows { dtype, rank, bytes };
+        let bytes = &*module.b;
+        let b = Columns { dtype, rank, bytes };
         out.fill(0.0);
-        let mut turned = vec![0; module.a.len()];
-        transpose(dtype, &module.a, width, &mut turned);
         // SAFETY: the lanes are those of this CPU, by the contract of `run`.
-        let (a, b) = unsafe {
-            (
-                Columns::of::<L>(dtype, &turned, rank),
-                Columns::of::<L>(dtype, &module.b, rank),
-            )
-        };
+        let (a, b) = unsafe { (Gram::of::<L, _>(&a, scratch), Gram::of::<L, _>(&b, scratch)) };
         let n = a.count;
-        let mut factor = cholesky(b.gram, n);
+        let mut factor = cholesky(b.products, n);
         for ((row, a), b) in factor.chunks_exact_mut(n).zip(&a.scales).zip(&b.scales) {
             row.iter_mut().for_each(|x| *x /= a * b);
         }
         // SAFETY: as above.
-        let Some(z) = (unsafe { top::<L>(&a.gram, &factor, n) }) else {
+        let Some(mut z) = (unsafe { top::<L>(&a.products, &factor, n) }) else {
             return;
         };
-        let mut row = vec![0f64; width];
-        let rows = module.a.chunks_exact(width * dtype.size());
-        for ((bytes, z), scale) in rows.zip(z).zip(&a.scales) {
-            to_f32(dtype, bytes, out);
-            let weight = z * scale;
-            for (sum, &x) in row.iter_mut().zip(out.iter()) {
+        z.iter_mut().zip(&a.scales).for_each(|(z, scale)| *z *= scale);
+        write_unit(&combined(module, &z), out);
+    }
+}
+
+/// `Aᵀ weights`, summed in f64, since rows may cancel each other.
+#[inline(always)]
+fn combined(module: &Module, weights: &[f64]) -> Vec<f64> {
+    const AT_ONCE: usize = 32;
+    let (dtype, width) = (module.dtype, module.in_features);
+    let mut row = vec![0f64; width];
+    let mut values = [0f32; AT_ONCE];
+    for (place, out) in row.chunks_mut(AT_ONCE).enumerate() {
+        let bytes = place * AT_ONCE * dtype.size()..(place * AT_ONCE + out.len()) * dtype.size();
+        let mut sums = [0f64; AT_ONCE];
+        for (line, &weight) in module.a.chunks_exact(width * dtype.size()).zip(weights) {
+            to_f32(dtype, &line[bytes.clone()], &mut values);
+            for (sum, &x) in sums.iter_mut().zip(&values) {
                 *sum += weight * f64::from(x);
             }
         }
-        write_unit(&row, out);
+        out.copy_from_slice(&sums[..out.len()]);
     }
+    row
 }
 
 /// `row` at length 1, its largest component positive; zeros if it is zero.
 #[inline(always)]
 fn write_unit(row: &[f64], out: &mut [f32]) {
+    let mut squares = [0f64; LANES];
+    let mut peaks = [0f64; LANES];
+    for values in row.chunks(LANES) {
+        for ((&x, square), peak) in values.iter().zip(&mut squares).zip(&mut peaks) {
+            *square += x * x;
+            *peak = peak.max(x.abs());
+        }
+    }
+    let norm = squares.iter().sum::<f64>().sqrt();
+    let peak = peaks.into_iter().fold(0.0, f64::max);
+    let sign = row.iter().find(|x| x.abs() == peak).map_or(1.0, |x| x.signum());
     out.fill(0.0);
-    let norm = row.iter().map(|x| x * x).sum::<f64>().sqrt();
-    let peak = row
-        .iter()
-        .fold(0f64, |peak, &x| if x.abs() > peak.abs() { x } else { peak });
     if norm > 0.0 {
         for (out, x) in out.iter_mut().zip(row) {
-            *out = (x / norm * peak.signum()) as f32;
+            *out = (x / norm * sign) as f32;
         }
     }
 }

@@ -9,7 +9,7 @@
 //! A candidate whose upper bound is below the `top_k`-th largest lower bound can't be among the `top_k` largest. The
 //! others' logits are then computed as ever, so the screen changes no bit of the choice.
 
-use super::ints::{Input, Products, Quantise};
+use super::ints::{Codes, Input, Products, Quantise};
 use super::isa::dispatch;
 
 /// Candidates from which the screen pays.
@@ -45,25 +45,10 @@ pub const fn screen_stride(width: usize) -> usize {
 pub fn write_screen(row: &[f32], bias: f32, sign_free: bool, out: &mut [u8]) {
     assert_eq!(out.len(), screen_stride(row.len()), "screen row");
     let (head, elements) = out.split_at_mut(HEADER);
-    elements.fill(0);
-    let largest = row.iter().fold(0.0f32, |most, v| most.max(v.abs()));
-    let scale = largest / 127.0;
-    let (mut error, mut largest_error, mut norm) = (0.0f64, 0.0f64, 0.0f64);
-    // A row of zeros, as adapters without a gate have, is all zeros already.
-    let row_of = if largest > 0.0 { row } else { &[] };
-    for (&value, out) in row_of.iter().zip(&mut *elements) {
-        let code = if scale > 0.0 {
-            (value / scale).round().clamp(-127.0, 127.0)
-        } else {
-            0.0
-        };
-        *out = code as i8 as u8;
-        let rest = (f64::from(value) - f64::from(scale) * f64::from(code)).abs();
-        error += rest * rest;
-        largest_error = largest_error.max(rest);
-        norm += f64::from(value) * f64::from(value);
-    }
-    let finite = row.iter().all(|value| value.is_finite()) && bias.is_finite();
+    elements[row.len()..].fill(0);
+    // SAFETY: safe code alone; the elements are whole eights and no fewer than the row.
+    let coded = unsafe { dispatch(Codes { row, out: elements }) };
+    let finite = coded.finite && bias.is_finite();
     let up = |value: f64| {
         if finite {
             (value * 1.000_001) as f32 + f32::MIN_POSITIVE
@@ -72,10 +57,10 @@ pub fn write_screen(row: &[f32], bias: f32, sign_free: bool, out: &mut [u8]) {
         }
     };
     let header = [
-        if finite { scale } else { 0.0 }.to_bits(),
-        up(error.sqrt()).to_bits(),
-        up(largest_error).to_bits(),
-        up(norm.sqrt()).to_bits(),
+        if finite { coded.scale } else { 0.0 }.to_bits(),
+        up(coded.error).to_bits(),
+        up(coded.largest_error).to_bits(),
+        up(coded.norm).to_bits(),
         if finite { bias } else { 0.0 }.to_bits(),
         sign_free.into(),
     ];

@@ -94,10 +94,7 @@ unsafe fn top_eigenvector<L: Lane>(matrix: &[f64], n: usize) -> Option<Vec<f32>>
         for left in (0..n).step_by(LANES) {
             for right in (0..n).step_by(LANES) {
                 // SAFETY: whole rows of `n`, a multiple of eight; the lanes are the caller's.
-                let tile = unsafe { tile::<L>(&matrix, n, left, right) };
-                for (row, sums) in square.chunks_exact_mut(n).skip(left).zip(tile) {
-                    row[right..right + LANES].copy_from_slice(&sums);
-                }
+                unsafe { tile::<L>(&matrix, n, left, right, &mut square) };
             }
         }
         // The trace of the square of a matrix of trace 1: it is 1 when one eigenvalue holds everything.
