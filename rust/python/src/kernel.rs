@@ -215,7 +215,7 @@ impl SiteKernel {
         y_dtype: u8,
     ) -> PyResult<()> {
         let tokens = x_len / self.sizes.in_features;
-        // SAFETY: site.py passes the addresses of contiguous CPU tensors of these sizes and types, which it
+        // SAFETY: routed_site.py passes the addresses of contiguous CPU tensors of these sizes and types, which it
         // holds during the call; y is the linear's fresh output, which nobody else has yet.
         let (x, y) = unsafe {
             (
@@ -278,8 +278,9 @@ impl SiteKernel {
             LAST.with_borrow_mut(|last| {
                 last.of = None;
                 let chosen = keep.then_some(&mut last.selection);
-                // SAFETY: site.py passes the addresses of contiguous tensors of these sizes and types on the device,
-                // which it holds during the call; torch frees their memory behind it. y is the linear's fresh output.
+                // SAFETY: routed_site.py passes the addresses of contiguous tensors of these sizes and types on the
+                // device, which it holds during the call; torch frees their memory behind it. y is the linear's fresh
+                // output.
                 unsafe { add(device, &group, plan, routes, graph_routes, &activations, chosen) }
             })
         };
