@@ -63,6 +63,12 @@ def test_a_prior_grows_as_long_as_all_classes_together_gain(monkeypatch: pytest.
     assert biases == [0.0] + 13 * [2.0]  # the lowest tenth of the inputs is left alone
 
 
+def test_a_prior_that_is_no_better_does_not_hide_a_larger_one_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = {0.0: 0.5, 1.0: 0.3, 2.0: 0.3, 4.0: 0.1}
+    _, _, priors = choose(monkeypatch, lambda label, biases: OWN + (lost[biases[1]] if label == 1 else 0.0))
+    assert priors == {NAMES[1]: 4.0}
+
+
 def test_what_helps_nobody_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     meteora, _, priors = choose(monkeypatch, lambda label, _: OWN + (0.5 if label == 2 else 0.0))
     assert priors == {}

@@ -36,7 +36,7 @@ def choose_priors(
 
     A token that is given to another class costs one class little and another much, which the discriminant can't know:
     its classes are alike. So a class whose responses are worse routed than with its own adapter gets a prior, the
-    same number of nats added to its bias at all inputs but the lowest, as long as the mean loss over all classes falls.
+    same number of nats added to its bias at all inputs but the lowest, if the mean loss over all classes falls.
     """
     best = routed
     priors: dict[str, float] = {}
@@ -47,9 +47,8 @@ def choose_priors(
             held.trying(f"{name} {prior:+g}")
             meteora.set_gates({name: _raised(gates[name], prior)})
             now = held.routed()
-            if held.mean(now) > held.mean(best) - GAIN:
-                break
-            best, priors[name] = now, prior
+            if held.mean(now) <= held.mean(best) - GAIN:
+                best, priors[name] = now, prior
         meteora.set_gates({name: _raised(gates[name], priors.get(name, 0.0))})
     return {name: _raised(rows, priors.get(name, 0.0)) for name, rows in gates.items()}, priors, best
 
