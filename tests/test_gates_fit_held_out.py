@@ -31,11 +31,12 @@ def test_a_class_counts_by_the_mean_over_its_texts(monkeypatch: pytest.MonkeyPat
     assert HeldOut(attached(), NAMES, texts, Auto(), lambda _: None).routed() == {0: 2.5, 1: 4.0}
 
 
-def test_what_a_class_gains_by_others_adapters_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_base_gains_by_adapters_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or a prior would be chosen for an adapter whose prompts look like those of general texts."""
     monkeypatch.setattr(
         "meteora_rs.gates.fit.held_out.token_losses", lambda _, texts, *__, **___: [(2.0, 1)] * len(texts)
     )
     held = HeldOut(attached(), NAMES, [example(4, 1, label) for label in range(3)], Auto(), lambda _: None)
-    assert held.mean({0: 1.0, 1: 5.0, BASE: 0.5}) == held.mean({0: 2.0, 1: 5.0, BASE: 2.0}) == 3.0
-    assert held.mean({0: 1.0, 1: 3.0, BASE: 4.0}) == 3.0
+    assert held.mean({0: 1.0, 1: 3.0, BASE: 0.5}) == held.mean({0: 1.0, 1: 3.0, BASE: 2.0}) == 2.0
+    assert held.mean({0: 1.0, 1: 3.0, BASE: 5.0}) == 3.0
+    assert held.lost({0: 1.0, 1: 5.0, BASE: 0.5}) == held.lost({0: 2.0, 1: 5.0, BASE: 2.0}) == 1.0

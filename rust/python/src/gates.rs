@@ -11,7 +11,7 @@ use crate::errors::{contained, raise};
 use crate::kernel::SiteKernel;
 use crate::memory::finish;
 
-/// (address of `in_features` f32, bias, whether the row is sign-free), as gates/tensors.py gives it.
+/// (address of `in_features` f32, bias, whether the row is sign-free), as gate_kinds/tensors.py gives it.
 pub type RowParts = (usize, f32, bool);
 
 /// Where the rows of a slot come from.
@@ -64,7 +64,7 @@ pub fn write_gates(
             match &source {
                 Source::Rows(rows) => {
                     let (from, bias, sign_free) = rows[place];
-                    // SAFETY: gates/tensors.py passes the address of a contiguous CPU tensor of this size, and holds it
+                    // SAFETY: gate_kinds/ passes the address of a contiguous CPU tensor of this size, and holds it
                     // during the call.
                     let row =
                         unsafe { std::slice::from_raw_parts(from as *const f32, site.sizes.in_features) };

@@ -44,7 +44,7 @@ class Chosen:
 
 
 def choose_gates(meteora: Gating, tried: Mapping[str, Candidate], held: HeldOut) -> Chosen:
-    """Of some gates, each with the priors that it needs, those with the least loss on held-out texts; then in force.
+    """Of some gates, each with the priors that it needs, those that lose least on held-out texts; then in force.
 
     Of those within `NOISE` of it, the ones that route most kept-back tokens right: there are a hundred tokens to a
     text. The first of `tried`, without priors, if no text is held out.
@@ -60,7 +60,8 @@ def choose_gates(meteora: Gating, tried: Mapping[str, Candidate], held: HeldOut)
         # Priors first: without them refined rows may leave much to the base, which one nat mends.
         found[name] = choose_priors(meteora, candidate.gates, held, held.routed())
     losses = {name: held.mean(each) for name, (_, _, each) in found.items()}
-    near = [name for name in losses if losses[name] <= min(losses.values()) + NOISE]
+    lost = {name: held.lost(each) for name, (_, _, each) in found.items()}
+    near = [name for name in lost if lost[name] <= min(lost.values()) + NOISE]
     best = max(near, key=lambda name: tried[name].right)
     gates, priors, _ = found[best]
     meteora.set_gates(gates)

@@ -79,9 +79,9 @@ def fit_gates(
         passes: 1 or more.
         shrinkage: share of each coordinate's variance added to it, above 0; None: chosen.
         temperature: T, above 0; None: chosen.
-        refine: go on from the closed form by logistic regression (`logistic.refine`), and keep what comes of it if the
-            loss on held-out responses is smaller (`choice.choose_gates`): better gates in twice the time or more, as
-            the teaching activations share `memory_budget`.
+        refine: go on from the closed form by logistic regression (`logistic.refine`), and keep what comes of it if
+            held-out responses lose less, or as much and more tokens are routed right (`choice.choose_gates`): better
+            gates in twice the time or more, as the teaching activations share `memory_budget`.
         tokens: of each adapter, to learn from; None: 1,500, and with `refine` as many as are read.
         read: tokens of each adapter to read at most; texts beyond are left out. Of the base's, both are three times as
             many (`data.BREADTH`).

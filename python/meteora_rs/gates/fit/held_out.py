@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
-from meteora_rs.routes import Auto, Route
+from meteora_rs.routes import BASE, Auto, Route
 from meteora_rs.serving.requests import Requests
 from meteora_rs.texts.loss import token_losses
 
@@ -53,12 +53,21 @@ class HeldOut:
         return self._losses(self.texts, self._route, top_k, temperature)
 
     def mean(self, losses: Losses) -> float:
-        """The mean over the classes, which count alike; none is less than with its own adapter, the base's with none.
+        """The mean over the classes, which count alike; the base's is no less than without any adapter.
 
-        What a few texts gain by another's adapter is chance, or that adapter's prompt format: left in, the chance of
-        eleven classes hid what one of them lost. And the base is a class so that its texts are left alone.
+        What a text of the base's gains by an adapter is chance, or that adapter's prompt format: the base is a class
+        so that such texts are left alone.
         """
-        return sum(max(nats, self.own[label]) for label, nats in losses.items()) / len(losses)
+        least = {label: nats for label, nats in self.own.items() if self.names[label] == BASE}
+        return sum(max(nats, least.get(label, nats)) for label, nats in losses.items()) / len(losses)
+
+    def lost(self, losses: Losses) -> float:
+        """What classes lose against their own adapters, or the base against none, mean over all; none gains.
+
+        With one adapter a token, what a few texts gain by another's is chance: left in, that of eleven classes hid what
+        one of them lost.
+        """
+        return sum(max(nats - self.own[label], 0.0) for label, nats in losses.items()) / len(losses)
 
     def _losses(self, texts: Sequence[Example], route: Route, top_k: int, temperature: float | None) -> Losses:
         """The mean over a class's texts, all read under one route."""

@@ -31,7 +31,7 @@ def refine(
 
     A few steps down
 
-        mean_c mean_{t in c} -log softmax(W x_t + b)_c + PULL · ‖(W - W_start) L‖²,   L Lᵀ the metric
+        mean_c mean_{t in c} -log softmax(W x_t + b)_c + PULL · ‖(W - W_start) / scales · L‖²        of the metric
 
     in the coordinates W L, where directions in which tokens of one class differ little cost as much as others. The
     classes count alike, and a class's tokens by `weights` `[N]`, alike if None. fixed: the tokens' logits for further

@@ -16,7 +16,7 @@ SHORT = 0.02
 """Nats a token by which a class's responses are worse routed than with its own adapter, to be worth a try."""
 
 GAIN = 0.002
-"""Nats a token that the mean over the classes must win: less is noise among a few texts."""
+"""Nats a token that the classes must win in the mean: less is noise among a few texts."""
 
 MOST = 4
 """Classes that are tried, those that lose most first."""
@@ -36,7 +36,7 @@ def choose_priors(
 
     A token that is given to another class costs one class little and another much, which the discriminant can't know:
     its classes are alike. So a class whose responses are worse routed than with its own adapter gets a prior, the
-    same number of nats added to its bias at all inputs but the lowest, if the mean loss over all classes falls.
+    same number of nats added to its bias at all inputs but the lowest, if all classes together then lose less.
     """
     best = routed
     priors: dict[str, float] = {}
@@ -47,12 +47,13 @@ def choose_priors(
             held.trying(f"{name} {prior:+g}")
             meteora.set_gates({name: _raised(gates[name], prior)})
             now = held.routed()
-            if held.mean(now) <= held.mean(best) - GAIN:
+            if held.lost(now) <= held.lost(best) - GAIN:
                 best, priors[name] = now, prior
         meteora.set_gates({name: _raised(gates[name], priors.get(name, 0.0))})
     return {name: _raised(rows, priors.get(name, 0.0)) for name, rows in gates.items()}, priors, best
 
 
 def _raised(rows: dict[str, tuple[Tensor, float]], prior: float) -> dict[str, tuple[Tensor, float]]:
+    """`rows`, in the model's order, with the prior on all but the lowest."""
     low = len(rows) // LOW
     return {path: (row, bias + prior * (at >= low)) for at, (path, (row, bias)) in enumerate(rows.items())}

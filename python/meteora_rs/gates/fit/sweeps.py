@@ -23,7 +23,7 @@ from .statistics import ClassStatistics
 Gates = dict[str, dict[str, tuple[Tensor, float]]]
 ENOUGH = 0.005
 REFINED = 1e-2
-"""The shrinkage that logistic regression begins with."""
+"""The shrinkage that logistic regression begins with, if it is among those that are solved."""
 
 Routing = Callable[[Batch], AbstractContextManager[Any]]
 
@@ -130,9 +130,9 @@ def run_pass(
     for group in swept(meteora, lessons, routing, memory_budget, done, judges, refine):
         candidates = solve(group.statistics, shrinkages, where=group.path)
         if refine:
-            start = candidates[shrinkages.index(REFINED) if REFINED in shrinkages else 0]
-            (metric,) = metrics(group.statistics.scatter().cpu(), [REFINED])
-            solved.refined[group.path] = group.refined(start, metric)
+            at = shrinkages.index(REFINED) if REFINED in shrinkages else 0
+            (metric,) = metrics(group.statistics.scatter().cpu(), [shrinkages[at]])
+            solved.refined[group.path] = group.refined(candidates[at], metric)
         solved.rows[group.path] = [(rows.cpu(), biases.cpu()) for rows, biases in candidates]
         x, labels = group.kept_back()
         for index, each in enumerate(solved.rows[group.path]):

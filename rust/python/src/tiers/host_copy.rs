@@ -129,7 +129,7 @@ impl Rows {
             }
             Rows::Given(rows) => {
                 let (address, bias, sign_free) = rows[site];
-                // SAFETY: gates/tensors.py gives for each site the address of a contiguous CPU tensor of its input
+                // SAFETY: gate_kinds/tensors.py gives for each site the address of a contiguous CPU tensor of its input
                 // width, and holds it during the call.
                 row.copy_from_slice(unsafe { std::slice::from_raw_parts(address as *const f32, row.len()) });
                 GateForm { bias, sign_free }
