@@ -1,12 +1,17 @@
 //! Files that are written to while they are read: one state of them, or an error.
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 mod peft_support;
 
 use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Barrier;
+use std::time::Duration;
 
+use memmap2::{Advice, Mmap};
 use meteora_core::peft::{parse, Adapter, Limits, MemoryTensor, SiteShape, Source};
 use meteora_core::{Error, Result};
 use peft_support::{config, f32_bytes, folder, key, safetensors, Q0};
@@ -48,12 +53,22 @@ fn value(adapter: &Adapter) -> [u8; 4] {
     first
 }
 
+/// Says so when it goes, a panic included: else the writer would never end.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Reads `rounds` times while `write` changes the file; how many readings succeeded.
 fn race(rounds: usize, write: impl Fn(&File, usize) + Sync) -> usize {
     let folder = folder(&config(""), &file_of(0.0));
     let path = folder.path().join("adapter_model.safetensors");
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _ended = Ended(&done);
         scope.spawn(|| {
             let file = OpenOptions::new().write(true).open(&path).unwrap();
             for turn in 0.. {
@@ -61,7 +76,7 @@ fn race(rounds: usize, write: impl Fn(&File, usize) + Sync) -> usize {
                     break;
                 }
                 write(&file, turn);
-                std::thread::sleep(std::time::Duration::from_millis([0, 1, 25][turn % 3]));
+                std::thread::sleep(Duration::from_millis([0, 1, 25][turn % 3]));
             }
         });
         let mut whole = 0;
@@ -75,7 +90,6 @@ fn race(rounds: usize, write: impl Fn(&File, usize) + Sync) -> usize {
                 Err(error) => panic!("{error}"),
             }
         }
-        done.store(true, Ordering::Relaxed);
         whole
     })
 }
@@ -84,6 +98,41 @@ fn race(rounds: usize, write: impl Fn(&File, usize) + Sync) -> usize {
 fn written_in_place_never_gives_weights_of_two_versions() {
     let files = [file_of(1.0), file_of(2.0)];
     race(25, |file, turn| file.write_all_at(&files[turn % 2], 0).unwrap());
+}
+
+/// A file's time is that of the beginning of a write, which may go on for long: here it waits for what it writes to
+/// come from the disk, page by page.
+#[test]
+fn a_write_that_is_going_on_is_waited_for() {
+    let folder = folder(&config(""), &file_of(0.0));
+    let path = folder.path().join("adapter_model.safetensors");
+    for number in [1.0, 2.0, 3.0] {
+        let slow = on_disk(&file_of(number));
+        let begun = Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let file = OpenOptions::new().write(true).open(&path).unwrap();
+                begun.wait();
+                file.write_all_at(&slow, 0).unwrap();
+            });
+            begun.wait();
+            std::thread::sleep(Duration::from_millis(5));
+            assert_eq!(value(&read(folder.path()).unwrap()), number.to_le_bytes());
+        });
+    }
+}
+
+/// These bytes, mapped from a file that is in no cache.
+fn on_disk(bytes: &[u8]) -> Mmap {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file.sync_all().unwrap();
+    // SAFETY: a call that reads no memory, on a file that is open.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+    // SAFETY: nobody else has the file.
+    let map = unsafe { Mmap::map(&file) }.unwrap();
+    map.advise(Advice::Random).unwrap();
+    map
 }
 
 #[test]

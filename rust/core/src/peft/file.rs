@@ -4,7 +4,9 @@
 //! after it was checked; what is read is ours. A file that changes while it is read is an error.
 
 use std::fs::{File, Metadata};
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Seek};
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -62,6 +64,7 @@ impl<'a> Reading<'a> {
         let path = folder.path(name);
         let failed = |source| io_error(&path, source);
         let file = open(folder, name, context, limit)?;
+        wait_for_writer(&file).map_err(failed)?;
         settle(&file.metadata().map_err(failed)?);
         let metadata = file.metadata().map_err(failed)?;
         let length = usize::try_from(metadata.len().min(limit));
@@ -172,6 +175,19 @@ impl Stamp {
             0,
         ])
     }
+}
+
+/// Returns when a write to the file that is going on is over: its time was set as it began, so that it would not show.
+///
+/// A write holds the file's lock in the kernel, and so does a search for data, on file systems whose reads don't wait
+/// themselves; those that can't search have nothing to wait for.
+fn wait_for_writer(file: &File) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    // SAFETY: a call that touches no memory, on a file that is open.
+    unsafe {
+        libc::lseek(file.as_raw_fd(), 0, libc::SEEK_DATA);
+    }
+    (&*file).rewind()
 }
 
 /// A file's times advance with the system's tick, up to 10 ms: two writes within one look like one. So a file that
