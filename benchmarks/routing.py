@@ -3,6 +3,7 @@
     python -m benchmarks.routing --tasks TASKS --adapters ADAPTERS      # fit, evaluate, write the result
     python -m benchmarks.routing --tasks TASKS --bundle BUNDLE          # evaluate gates that are there
     python -m benchmarks.routing --tasks … --adapters … --late NAMES    # these come after the fit, with 32 examples
+    python -m benchmarks.routing … --late NAMES --answers 40            # and answer test items of their tasks
 
 TASKS holds `<task>/{train,test}.jsonl` (`{"prompt": …, "response": …}` a line), ADAPTERS a PEFT folder named after
 each task that has one. Gates are fitted on the first lines of train.jsonl; items are the first of test.jsonl. Tasks
@@ -17,6 +18,7 @@ import argparse
 import json
 import os
 import resource
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,12 @@ import torch
 from meteora_rs import BASE, Auto, Meteora, MeteoraConfig
 from meteora_rs.cli.loading import load_model
 from meteora_rs.cli.texts import read_texts
+from meteora_rs.evaluate import OWN, Gates, read_tasks
+from meteora_rs.evaluate import evaluate as run
 from meteora_rs.gates.fit.data import Example, encode
 from meteora_rs.texts.loss import token_losses
 
+from benchmarks.evaluation import limits, told
 from benchmarks.written import write
 
 GENERAL = "topical_chat,gsm8k,alpaca,cnn_dailymail"
@@ -83,6 +88,22 @@ def fitted(args: argparse.Namespace, model: Any, tokenizer: Any, late: list[str]
     return meteora, {**report.to_dict(), **spent}
 
 
+def answered(meteora: Meteora, tokenizer: Any, tasks: Path, name: str, count: int) -> dict[str, Any]:
+    """How a task's first items are answered by its own adapter and by the gates' choice: scores and their ratio."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = run(
+            meteora,
+            read_tasks(tasks, [name], limit=count),
+            folder,
+            tokenizer=tokenizer,
+            variants={"own": OWN, "k=1": Gates(top_k=1)},
+            task_max_new_tokens=limits(tasks, [name], tokenizer),
+        )
+    found = told(report)["tasks"][name]
+    print(f"{name}: answers {found['score']}, of its own {found['ratio_to_own']}", flush=True)
+    return found
+
+
 def _folder(variable: str) -> Path | None:
     return Path(os.environ[variable]) if variable in os.environ else None
 
@@ -96,6 +117,7 @@ def main() -> None:
     parser.add_argument("--general", default=GENERAL, help=f"tasks without an adapter (default: {GENERAL})")
     parser.add_argument("--late", default="", help="adapters to load after the fit, with --examples texts each")
     parser.add_argument("--examples", type=int, default=32)
+    parser.add_argument("--answers", type=int, default=0, help="items of each late task to answer (default: 0)")
     parser.add_argument("--bundle", type=Path, help="evaluate this bundle instead of fitting")
     parser.add_argument("--save", type=Path, help="write the fitted bundle here")
     parser.add_argument("--train", type=int, default=60, help="texts of each task to fit on (default: 60)")
@@ -143,6 +165,8 @@ def main() -> None:
         print(f"{name} came late, in {result['late'][name]['seconds']:.1f} s", flush=True)
         if args.items:
             result["late"][name]["tasks"] = evaluated()
+        if args.answers:
+            result["late"][name]["answers"] = answered(meteora, tokenizer, args.tasks, name, args.answers)
     write(result, "routing", args.out)
 
 
