@@ -14,7 +14,7 @@ use super::scratch::{with_scratch, Scratch};
 use crate::peft::{to_f32, Module};
 use columns::Columns;
 use eigen::{cholesky, top};
-use gram::Gram;
+use gram::{Gram, Matrix};
 use rows::Rows;
 
 /// Writes the unit top right singular vector of `B A`, `in_features` values: products are summed in f32 over 64
@@ -44,10 +44,16 @@ impl Kernel for Row<'_> {
     unsafe fn run<L: Lane>(self) {
         let Row { module, out, scratch } = self;
         let (dtype, rank) = (module.dtype, module.rank);
-        let bytes = &*module.a;
-        let a = Rows { dtype, rank, bytes };
-        let bytes = &*module.b;
-        let b = Columns { dtype, rank, bytes };
+        let a = Rows(Matrix {
+            dtype,
+            rank,
+            bytes: &module.a,
+        });
+        let b = Columns(Matrix {
+            dtype,
+            rank,
+            bytes: &module.b,
+        });
         out.fill(0.0);
         // SAFETY: the lanes are those of this CPU, by the contract of `run`.
         let (a, b) = unsafe { (Gram::of::<L, _>(&a, scratch), Gram::of::<L, _>(&b, scratch)) };

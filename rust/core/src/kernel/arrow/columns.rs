@@ -1,44 +1,34 @@
 //! A matrix by its columns, as B is: products by eights.
 
-use super::gram::Vectors;
+use super::gram::{Matrix, Vectors};
 use crate::kernel::lane::{Lane, LANES};
 use crate::kernel::scratch::{grow, Scratch};
 use crate::peft::to_f32;
-use crate::DType;
 use std::ops::Range;
 
 /// `[length, rank]` elements.
-pub(super) struct Columns<'a> {
-    pub(super) dtype: DType,
-    pub(super) bytes: &'a [u8],
-    pub(super) rank: usize,
-}
+pub(super) struct Columns<'a>(pub(super) Matrix<'a>);
 
 impl Vectors for Columns<'_> {
     const SUMMED: usize = 64;
 
     #[inline(always)]
-    fn rank(&self) -> usize {
-        self.rank
-    }
-
-    #[inline(always)]
-    fn length(&self) -> usize {
-        self.bytes.len() / (self.rank * self.dtype.size())
+    fn matrix(&self) -> &Matrix<'_> {
+        &self.0
     }
 
     #[inline(always)]
     fn widen(&self, piece: Range<usize>, count: usize, room: &mut Vec<f32>) -> usize {
-        let width = self.rank * self.dtype.size();
+        let width = self.0.rank * self.0.dtype.size();
         let values = count * piece.len();
         grow(room, values);
-        let bytes = &self.bytes[piece.start * width..piece.end * width];
-        if self.rank == count {
-            to_f32(self.dtype, bytes, &mut room[..values]);
+        let bytes = &self.0.bytes[piece.start * width..piece.end * width];
+        if self.0.rank == count {
+            to_f32(self.0.dtype, bytes, &mut room[..values]);
         } else {
             for (row, to) in bytes.chunks_exact(width).zip(room.chunks_exact_mut(count)) {
-                to_f32(self.dtype, row, &mut to[..self.rank]);
-                to[self.rank..].fill(0.0);
+                to_f32(self.0.dtype, row, &mut to[..self.0.rank]);
+                to[self.0.rank..].fill(0.0);
             }
         }
         values

@@ -2,16 +2,30 @@
 
 use crate::kernel::lane::{Lane, LANES};
 use crate::kernel::scratch::Scratch;
+use crate::DType;
 use std::ops::Range;
 
-/// A matrix of rank vectors; its methods are `#[inline(always)]`, as what calls them.
+/// A matrix of rank vectors, its elements row by row.
+pub(super) struct Matrix<'a> {
+    pub(super) dtype: DType,
+    pub(super) bytes: &'a [u8],
+    /// How many vectors there are.
+    pub(super) rank: usize,
+}
+
+impl Matrix<'_> {
+    /// The values of each vector.
+    #[inline(always)]
+    pub(super) fn length(&self) -> usize {
+        self.bytes.len() / (self.rank * self.dtype.size())
+    }
+}
+
+/// How the vectors lie in a matrix; its methods are `#[inline(always)]`, as what calls them.
 pub(super) trait Vectors {
     /// Values of a vector that are summed in f32 before they go into the f64 sum.
     const SUMMED: usize;
-    /// How many vectors there are.
-    fn rank(&self) -> usize;
-    /// The values of each.
-    fn length(&self) -> usize;
+    fn matrix(&self) -> &Matrix<'_>;
     /// A piece of all vectors in f32, at the beginning of `room`; how many values that is.
     fn widen(&self, piece: Range<usize>, count: usize, room: &mut Vec<f32>) -> usize;
     /// Whose value is at `i` of a widened piece of this length.
@@ -38,7 +52,7 @@ impl Gram {
     /// [`Lane`]'s.
     #[inline(always)]
     pub(super) unsafe fn of<L: Lane, V: Vectors>(vectors: &V, scratch: &mut Scratch) -> Self {
-        let count = vectors.rank().next_multiple_of(LANES);
+        let count = vectors.matrix().rank.next_multiple_of(LANES);
         let mut gram = Gram {
             count,
             products: vec![0.0; count * count],
@@ -47,7 +61,7 @@ impl Gram {
         // SAFETY: the lanes are the caller's.
         unsafe { gram.sum::<L, V>(vectors, scratch) };
         let plain = |i: usize| (1e-20..1e20).contains(&gram.products[i * count + i]);
-        if !(0..vectors.rank()).all(plain) {
+        if !(0..vectors.matrix().rank).all(plain) {
             gram.scale(vectors, &mut scratch.x);
             // SAFETY: as above.
             unsafe { gram.sum::<L, V>(vectors, scratch) };
@@ -108,7 +122,7 @@ impl Gram {
 /// Pieces of the vectors, of about equal length.
 #[inline(always)]
 fn pieces<V: Vectors>(vectors: &V) -> impl Iterator<Item = Range<usize>> {
-    let length = vectors.length();
+    let length = vectors.matrix().length();
     let step = length
         .div_ceil(length.div_ceil(V::SUMMED))
         .next_multiple_of(LANES);

@@ -1,13 +1,12 @@
 //! A matrix by its rows, as A is: dot products.
 
-use super::gram::Vectors;
+use super::gram::{Matrix, Vectors};
 use crate::kernel::dots::Dots;
 use crate::kernel::element::F32;
 use crate::kernel::isa::dispatch;
 use crate::kernel::lane::{Lane, LANES};
 use crate::kernel::scratch::{grow, Scratch};
 use crate::peft::to_f32;
-use crate::DType;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -15,34 +14,25 @@ use std::ops::Range;
 const AT_ONCE: usize = 4;
 
 /// `[rank, length]` elements.
-pub(super) struct Rows<'a> {
-    pub(super) dtype: DType,
-    pub(super) bytes: &'a [u8],
-    pub(super) rank: usize,
-}
+pub(super) struct Rows<'a>(pub(super) Matrix<'a>);
 
 impl Vectors for Rows<'_> {
     /// 64 in each lane.
     const SUMMED: usize = 64 * LANES;
 
     #[inline(always)]
-    fn rank(&self) -> usize {
-        self.rank
-    }
-
-    #[inline(always)]
-    fn length(&self) -> usize {
-        self.bytes.len() / (self.rank * self.dtype.size())
+    fn matrix(&self) -> &Matrix<'_> {
+        &self.0
     }
 
     #[inline(always)]
     fn widen(&self, piece: Range<usize>, _: usize, room: &mut Vec<f32>) -> usize {
-        let size = self.dtype.size();
-        let values = self.rank * piece.len();
+        let size = self.0.dtype.size();
+        let values = self.0.rank * piece.len();
         grow(room, values);
-        let rows = self.bytes.chunks_exact(self.length() * size);
+        let rows = self.0.bytes.chunks_exact(self.0.length() * size);
         for (row, to) in rows.zip(room.chunks_exact_mut(piece.len())) {
-            to_f32(self.dtype, &row[piece.start * size..piece.end * size], to);
+            to_f32(self.0.dtype, &row[piece.start * size..piece.end * size], to);
         }
         values
     }
