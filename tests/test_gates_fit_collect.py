@@ -90,3 +90,23 @@ def test_what_other_threads_run_does_not_count(model: PreTrainedModel) -> None:
     alone = means(lambda _: nullcontext())
     assert torch.equal(means(routing), alone)
     assert not failures
+
+
+def test_no_more_of_the_model_runs_than_is_read(model: PreTrainedModel) -> None:
+    ran: list[int] = []
+    layers = list(model.get_submodule("model.layers").children())
+    for index, layer in enumerate(layers):
+        layer.register_forward_hook(lambda *_, index=index: ran.append(index))
+    counts = torch.full((2,), 2, dtype=torch.float64)
+    made = []
+    for name in ("q_proj", "o_proj"):
+        path = f"model.layers.1.self_attn.{name}"
+        width = model.get_submodule(path).in_features
+        made.append(GroupActivations(path, int(width), counts, torch.tensor([0]), torch.zeros(1)))
+    read = replace(batch(), ids=torch.tensor([[5, 6, 7], [8, 9, 0]]))
+    with torch.no_grad():
+        collect(model, made, [read], lambda _: nullcontext(), lambda _: None)
+        assert ran == [0]
+        assert all(each.statistics.means().abs().sum() > 0 for each in made)
+        model(input_ids=read.ids)
+    assert ran == [0, *range(len(layers))]

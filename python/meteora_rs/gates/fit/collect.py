@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +122,7 @@ def collect(
     routing: Callable[[Batch], AbstractContextManager[Any]],
     done: Callable[[int], object],
 ) -> None:
-    """Runs every batch under its routes through the model without its head, and fills `groups`.
+    """Runs every batch under its routes through the model, as far as the last of `groups`, and fills these.
 
     `done` is told the number of real tokens after each batch. Dropout is off meanwhile.
     """
@@ -131,19 +131,27 @@ def collect(
     device = next(model.parameters()).device
     with evaluating(model):
         for batch in batches:
-            with _listening(model, groups, batch), routing(batch), fast_products(model):
+            with _listening(model, groups, batch), routing(batch), fast_products(model), suppress(_Enough):
                 body(input_ids=batch.ids.to(device), attention_mask=batch.mask.to(device), use_cache=False)
             done(int(batch.mask.sum()))
+
+
+class _Enough(Exception):
+    """Ends a forward pass: whatever would follow, nobody reads."""
 
 
 @contextmanager
 def _listening(model: nn.Module, groups: Sequence[GroupActivations], batch: Batch) -> Iterator[None]:
     ours = threading.get_ident()
+    waiting = {group.path for group in groups}
 
     def hook_for(group: GroupActivations) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
             if threading.get_ident() == ours:  # the model serves other threads meanwhile
                 group.add(inputs[0], batch)
+                waiting.discard(group.path)
+                if not waiting:
+                    raise _Enough
 
         return hook
 

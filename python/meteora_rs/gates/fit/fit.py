@@ -119,9 +119,7 @@ def fit_gates(
     )
     first, last = Lessons(names, batch_tokens, one_in_three(examples)), Lessons(names, batch_tokens, examples)
     lessons = [first] * (passes - 1) + [last]
-    total = sum(
-        each.read * len(list(sweeps(meteora, each, memory_budget, refine and each is last))) for each in lessons
-    )
+    total = sum(each.read * len(sweeps(meteora, each, memory_budget, refine and each is last)) for each in lessons)
     # Adapters outside the fit have logits on another scale; they must not take tokens here.
     fitted = Auto(only=[name for name in names if name != BASE])
     with (

@@ -181,20 +181,23 @@ def swept(
             yield groups.pop()
 
 
-def sweeps(meteora: Attached, lessons: Lessons, memory_budget: int, refine: bool = False) -> Iterator[list[Site]]:
-    """The leaders of the input groups, in the model's order, in sets whose statistics fit the budget (one at least)."""
+def sweeps(meteora: Attached, lessons: Lessons, memory_budget: int, refine: bool = False) -> list[list[Site]]:
+    """The leaders of the input groups, in the model's order, in sets whose statistics fit the budget (one at least).
+
+    Filled from the end: a sweep runs the model as far as the last of its set, so that the small one should be first.
+    """
     element = next(meteora.model.parameters()).element_size()
     taught = 2 * len(lessons.taught.labels) if refine else 0
-    waiting: list[Site] = []
+    sets: list[list[Site]] = [[]]
     taken = 0
-    for site in (group.leader for group in meteora.groups):
+    for site in (group.leader for group in reversed(meteora.groups)):
         width = site.in_features
         needed = (
             ClassStatistics.bytes(width, len(lessons.names)) + (len(lessons.test_labels) * element + taught) * width
         )
-        if waiting and taken + needed > memory_budget:
-            yield waiting
-            waiting, taken = [], 0
-        waiting.append(site)
+        if sets[0] and taken + needed > memory_budget:
+            sets.insert(0, [])
+            taken = 0
+        sets[0].insert(0, site)
         taken += needed
-    yield waiting
+    return sets
