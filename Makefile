@@ -127,9 +127,10 @@ loom: $(VENV)/.stamp-requirements ## the registry under every order of events of
 	@RUSTFLAGS='--cfg loom' cargo test --release --package meteora-core --test loom \
 	  --target-dir target/loom
 
-tsan: $(VENV)/.stamp-requirements ## the threads of registry, tiers, parsing and kernels under ThreadSanitizer (needs nightly)
+tsan: $(VENV)/.stamp-requirements ## all tests of the core under ThreadSanitizer (needs nightly with rust-src)
 	$(call step,ThreadSanitizer)
-	@rust/core/tests/tsan/run.sh --lib --tests
+	@RUSTFLAGS='-Zsanitizer=thread' cargo +nightly test -Zbuild-std --target $(HOST) --target-dir target/tsan \
+	  --package meteora-core --lib --tests
 
 asan: $(VENV)/.stamp-requirements ## the kernels and parsers under AddressSanitizer (needs nightly)
 	$(call step,AddressSanitizer)

@@ -1,7 +1,5 @@
 //! Who runs the tasks: the caller's thread pool, so that two pools never spin against each other.
 
-use std::panic::resume_unwind;
-
 /// A pool of threads, or none.
 pub trait Parallel: Sync {
     /// Threads that tasks may run on at once.
@@ -38,10 +36,8 @@ impl Parallel for Scoped {
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         let threads = self.0.clamp(1, tasks.max(1));
         std::thread::scope(|scope| {
-            let run = |first: usize| scope.spawn(move || (first..tasks).step_by(threads).for_each(task));
-            let running: Vec<_> = (0..threads).map(run).collect();
-            for thread in running {
-                thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+            for first in 0..threads {
+                scope.spawn(move || (first..tasks).step_by(threads).for_each(task));
             }
         });
     }
