@@ -110,11 +110,8 @@ class _Reading:
             whose = f" with texts of {bad[0]!r}" if bad else ""  # squares may overflow where no mean does
             raise ValueError(f"adapter {self._names[0]!r}: an activation at {group.path} is infinite or NaN{whose}")
         middle = means[1:].mean(0) if len(means) > 1 else means[0]
-        offset = means[:1] - middle
         (metric,) = metrics(scatter, [self._shrinkage[group.path]])
-        row = metric.solve(offset)
-        bias = -(row * (middle + offset / 2)).sum(1)
-        return group.refined((row.float(), bias.float()), metric, fixed)
+        return group.refined(metric.rows(means[:1], middle), metric, fixed)
 
 
 def _joined(new: Rows, others: Rows) -> Rows:
