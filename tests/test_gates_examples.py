@@ -127,8 +127,8 @@ def test_a_later_one_competes_with_an_earlier_one() -> None:
     load(meteora)
     with pytest.warns(UserWarning, match="can't tell the two apart"):
         load(meteora, "fourth")
-    assert meteora.statistics is not None
-    assert meteora.statistics.names[-2:] == ["third", "fourth"]
+    assert meteora.kept_texts is not None
+    assert meteora.kept_texts.names[-2:] == ["third", "fourth"]
 
 
 def test_two_that_come_at_once_are_both_kept() -> None:
@@ -148,8 +148,8 @@ def test_two_that_come_at_once_are_both_kept() -> None:
         ]
         for each in loads:
             each.result()
-    assert meteora.statistics is not None
-    assert sorted(meteora.statistics.names[3:]) == ["fourth", "third"]
+    assert meteora.kept_texts is not None
+    assert sorted(meteora.kept_texts.names[3:]) == ["fourth", "third"]
 
 
 def test_a_reload_with_examples_gets_a_new_row() -> None:
@@ -204,15 +204,15 @@ def test_names_are_checked_first() -> None:
         meteora.load_adapter({"config": {}, "tensors": {}}, "third", gate=examples(), tokenizer=Numbers())
 
 
-def test_without_statistics_the_remedy_is_named() -> None:
+def test_without_kept_texts_the_remedy_is_named() -> None:
     with pytest.raises(MeteoraError, match=r"run fit_gates\(\)"):
         load(attached())
 
 
-def test_a_bundle_brings_the_statistics(tmp_path: Path) -> None:
+def test_a_bundle_brings_the_kept_texts(tmp_path: Path) -> None:
     meteora = fitted()
     meteora.save_pretrained(tmp_path / "bundle")
-    meteora.save_pretrained(tmp_path / "bare", statistics=False)
+    meteora.save_pretrained(tmp_path / "bare", kept_texts=False)
     load(meteora)
     expected = rows(meteora, "third")
     meteora.save_pretrained(tmp_path / "three")
@@ -232,13 +232,13 @@ def test_a_bundle_brings_the_statistics(tmp_path: Path) -> None:
 
     assert not (tmp_path / "bare" / "statistics.safetensors").exists()
     bare = meteora_rs.attach_pretrained(model, tmp_path / "bare")
-    with pytest.raises(MeteoraError, match="saved with its statistics"):
+    with pytest.raises(MeteoraError, match="saved with them"):
         load(bare)
     bare.detach()
 
     path = tmp_path / "bundle" / "statistics.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(AdapterFormatError, match="statistics"):
+    with pytest.raises(AdapterFormatError, match="texts of a fit"):
         meteora_rs.attach_pretrained(model, tmp_path / "bundle")
 
 
@@ -307,8 +307,8 @@ def test_a_class_that_leaves_takes_its_texts_along() -> None:
     meteora = fitted()
     load(meteora)
     meteora.unload_adapter("third")
-    assert meteora.statistics is not None
-    assert meteora.statistics.names == ["first", "second", BASE]
+    assert meteora.kept_texts is not None
+    assert meteora.kept_texts.names == ["first", "second", BASE]
 
 
 def test_texts_may_come_one_by_one_and_autocast_may_be_on() -> None:

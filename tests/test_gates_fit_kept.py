@@ -11,7 +11,7 @@ from meteora_rs import BASE
 from meteora_rs.errors import AdapterFormatError
 from meteora_rs.files.tensor_file import save_tensors
 from meteora_rs.gates.fit.data import Example
-from meteora_rs.gates.fit.kept import TOKENS, KeptStatistics, KeptText, kept_texts
+from meteora_rs.gates.fit.kept import TOKENS, KeptText, KeptTexts, kept_texts
 from safetensors import safe_open
 
 GROUPS = ["q_proj", "o_proj"]
@@ -21,9 +21,9 @@ def example(length: int, held_out: bool) -> Example:
     return Example(7, tuple(range(length)), length // 2, (), (), held_out)
 
 
-def kept() -> KeptStatistics:
+def kept() -> KeptTexts:
     texts = [KeptText(0, (1, 2, 3), 0), KeptText(1, (4, 5), 1), KeptText(1, (6, 7, 8), 3)]
-    return KeptStatistics(["math", BASE], 0.5, {"q_proj": 0.01, "o_proj": 0.1}, texts)
+    return KeptTexts(["math", BASE], 0.5, {"q_proj": 0.01, "o_proj": 0.1}, texts)
 
 
 def test_texts_that_never_taught_come_first_and_the_shortest_of_them() -> None:
@@ -48,7 +48,7 @@ def test_a_class_more_and_one_in_anothers_place() -> None:
 
 def test_a_file_keeps_all_of_it(tmp_path: Path) -> None:
     kept().save(tmp_path / "kept")
-    assert KeptStatistics.load(tmp_path / "kept", GROUPS, 9) == kept()
+    assert KeptTexts.load(tmp_path / "kept", GROUPS, 9) == kept()
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_file_keeps_all_of_it(tmp_path: Path) -> None:
 def test_another_models_are_refused(tmp_path: Path, groups: list[str], vocabulary: int, message: str) -> None:
     kept().save(tmp_path / "kept")
     with pytest.raises(AdapterFormatError, match=message):
-        KeptStatistics.load(tmp_path / "kept", groups, vocabulary)
+        KeptTexts.load(tmp_path / "kept", groups, vocabulary)
 
 
 @pytest.mark.parametrize(
@@ -105,14 +105,14 @@ def test_a_damaged_file_is_refused_by_its_name(tmp_path: Path, key: str, value: 
         tensors[key] = torch.tensor(value)
     save_tensors(tensors, tmp_path / "bad", metadata)
     with pytest.raises(AdapterFormatError, match=message) as raised:
-        KeptStatistics.load(tmp_path / "bad", GROUPS, 9)
+        KeptTexts.load(tmp_path / "bad", GROUPS, 9)
     assert str(tmp_path / "bad") in str(raised.value)
 
 
 def test_another_versions_is_left_out_with_a_warning(tmp_path: Path) -> None:
     save_tensors({"means": torch.zeros(1)}, tmp_path / "old", {"statistics_format": "1"})
     with pytest.warns(UserWarning, match="another fit_gates"):
-        assert KeptStatistics.load(tmp_path / "old", GROUPS, 9) is None
+        assert KeptTexts.load(tmp_path / "old", GROUPS, 9) is None
 
 
 def test_a_class_leaves_with_its_texts() -> None:
@@ -125,4 +125,4 @@ def test_a_class_leaves_with_its_texts() -> None:
 def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"nonsense")
     with pytest.raises(AdapterFormatError, match="bad"):
-        KeptStatistics.load(tmp_path / "bad", GROUPS, 9)
+        KeptTexts.load(tmp_path / "bad", GROUPS, 9)

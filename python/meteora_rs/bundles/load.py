@@ -12,8 +12,8 @@ from meteora_rs.bundles.manifest import (
     ADAPTERS,
     FLOW,
     GATES,
+    KEPT_TEXTS,
     MANIFEST,
-    STATISTICS,
     Manifest,
     sha256_of,
     shapes_of,
@@ -38,14 +38,14 @@ def load_bundle(meteora: Handle, folder: str | Path, manifest: Manifest) -> None
     gates_path = folder / GATES
     _compare_hash("gates", gates_path, manifest.gates_sha256)
     rows = _gate_rows(meteora, load_file(gates_path), gates_path)
-    statistics = None
-    if manifest.statistics_sha256 is not None:
-        from meteora_rs.gates.fit.kept import KeptStatistics
+    kept_texts = None
+    if manifest.kept_texts_sha256 is not None:
+        from meteora_rs.gates.fit.kept import KeptTexts
 
-        _compare_hash("statistics", folder / STATISTICS, manifest.statistics_sha256)
+        _compare_hash("texts of a fit", folder / KEPT_TEXTS, manifest.kept_texts_sha256)
         groups = [group.leader.path for group in meteora.groups]
         vocabulary = meteora.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-        statistics = KeptStatistics.load(folder / STATISTICS, groups, vocabulary)
+        kept_texts = KeptTexts.load(folder / KEPT_TEXTS, groups, vocabulary)
     flow = None
     if manifest.flow_sha256 is not None:
         from meteora_rs.gates.flow import FlowGate, decoder_layers
@@ -67,7 +67,7 @@ def load_bundle(meteora: Handle, folder: str | Path, manifest: Manifest) -> None
         if kind == "fitted" and BASE in rows:
             names.append(BASE)
         meteora.set_gates({name: rows[name] for name in names}, kind=kind)
-    meteora.statistics = statistics
+    meteora.kept_texts = kept_texts
     meteora.set_flow_gate(flow)
     manifest.names.give(meteora)
     if stamp_of(folder / MANIFEST) != manifest.stamp:  # not everything has a hash in the manifest

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from meteora_rs.attached.record import AdapterRecord
 from meteora_rs.bundles.exchange import exchange
-from meteora_rs.bundles.manifest import ADAPTERS, FLOW, FORMAT, GATES, MANIFEST, STATISTICS, sha256_of, shapes_of
+from meteora_rs.bundles.manifest import ADAPTERS, FLOW, FORMAT, GATES, KEPT_TEXTS, MANIFEST, sha256_of, shapes_of
 from meteora_rs.bundles.names import BundleNames
 from meteora_rs.config import OF_HOST
 from meteora_rs.errors import MeteoraError
@@ -24,16 +24,16 @@ from meteora_rs.files.tensor_file import save_tensors
 from meteora_rs.handle.handle import Handle
 
 if TYPE_CHECKING:
-    from meteora_rs.gates.fit.kept import KeptStatistics
+    from meteora_rs.gates.fit.kept import KeptTexts
 
 Rows = dict[str, tuple[Tensor, float]]
 
 
-def save_bundle(meteora: Handle, folder: str | Path, *, statistics: bool) -> None:
+def save_bundle(meteora: Handle, folder: str | Path, *, kept_texts: bool) -> None:
     """Write a bundle; an existing one at `folder` is replaced only when the new one is whole, by `exchange`.
 
     A link is followed: it then leads to the new bundle. The caller keeps adapters from being changed meanwhile.
-    With `statistics` also what a fit kept, if there was one.
+    With `kept_texts` also those of a fit, if there was one.
 
     Raises:
         MeteoraError: `folder` is a file or no bundle, holds more than a bundle, or is or holds the working directory.
@@ -44,7 +44,7 @@ def save_bundle(meteora: Handle, folder: str | Path, *, statistics: bool) -> Non
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        _write(meteora, scratch, meteora.statistics if statistics else None)
+        _write(meteora, scratch, meteora.kept_texts if kept_texts else None)
         os.chmod(scratch, 0o755)
         if target.exists():
             exchange(scratch, target)
@@ -73,13 +73,13 @@ def check_target(target: Path) -> None:
     found = {path.name for path in target.iterdir()}
     if found and not (target / MANIFEST).is_file():
         raise MeteoraError(f"{target} exists and is no bundle (it has no {MANIFEST}); choose another folder")
-    if others := sorted(found - {MANIFEST, GATES, STATISTICS, FLOW, ADAPTERS}):
+    if others := sorted(found - {MANIFEST, GATES, KEPT_TEXTS, FLOW, ADAPTERS}):
         raise MeteoraError(
             f"{target} holds more than a bundle ({others[0]}), which replacing it would delete; choose another folder"
         )
 
 
-def _write(meteora: Handle, folder: Path, statistics: KeptStatistics | None) -> None:
+def _write(meteora: Handle, folder: Path, kept_texts: KeptTexts | None) -> None:
     with meteora._writer:  # what is listed is what is held
         hold, live = meteora._hold()  # the rows stay while they are read
         records = [record for record in live if record.name not in meteora._trials]
@@ -104,8 +104,8 @@ def _write(meteora: Handle, folder: Path, statistics: KeptStatistics | None) -> 
             rows[each.record.name] = {site.path: row for site, row in zip(meteora.sites, each.rows, strict=True)}
     gates = _gate_tensors(meteora, rows)
     save_tensors(gates, folder / GATES, metadata={"format": "pt"})
-    if statistics is not None:
-        statistics.save(folder / STATISTICS)
+    if kept_texts is not None:
+        kept_texts.save(folder / KEPT_TEXTS)
     flow = meteora.flow_gate
     if flow is not None:  # its adapters may have been unloaded
         flow = flow.among([each["name"] for each in adapters])
@@ -119,7 +119,7 @@ def _write(meteora: Handle, folder: Path, statistics: KeptStatistics | None) -> 
         "adapters": adapters,
         **asdict(names.among([each["name"] for each in adapters])),
         "gates_sha256": sha256_of(folder / GATES),
-        "statistics_sha256": None if statistics is None else sha256_of(folder / STATISTICS),
+        "statistics_sha256": None if kept_texts is None else sha256_of(folder / KEPT_TEXTS),
         "flow_sha256": None if flow is None else sha256_of(folder / FLOW),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")

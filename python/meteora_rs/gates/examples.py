@@ -62,8 +62,8 @@ def load_with_examples(
         meteora._trials.discard(trial)
 
     def published() -> None:  # others may have come meanwhile
-        if meteora.statistics is not None:
-            meteora.statistics = meteora.statistics.with_class(name, examples)
+        if meteora.kept_texts is not None:
+            meteora.kept_texts = meteora.kept_texts.with_class(name, examples)
 
     load = meteora._load_class(
         meteora,
@@ -98,15 +98,15 @@ def rows_from_examples(
             can't be told from it now. Both name the other.
 
     Raises:
-        MeteoraError: no statistics are kept: `fit_gates` was never run, or the bundle came without.
+        MeteoraError: no texts are kept: `fit_gates` was never run, or the bundle came without.
         AdapterInUseError: `fit_gates` is running, or has run while the texts were read.
         ValueError: fewer than 8 texts of two tokens, or something that is no text.
     """
-    kept = meteora.statistics
+    kept = meteora.kept_texts
     if kept is None:
         raise MeteoraError(
-            f"adapter {name!r}: a list of examples needs the statistics of a fit; run fit_gates(), or load a "
-            "bundle saved with its statistics, or give gate='arrow'"
+            f"adapter {name!r}: a list of examples needs the texts that a fit keeps; run fit_gates(), or load "
+            "a bundle saved with them, or give gate='arrow'"
         )
     if meteora._fitting.locked():
         raise AdapterInUseError(f"adapter {name!r}: gates are being fitted; load it with examples when that has ended")
@@ -124,7 +124,7 @@ def rows_from_examples(
     )
     _require_enough(name, len(examples))
     rows, given = rows_beside(meteora, kept, live, name, examples, check)
-    if meteora.statistics is None or not meteora.statistics.is_of_the_same_fit(kept):
+    if meteora.kept_texts is None or not meteora.kept_texts.is_of_the_same_fit(kept):
         raise AdapterInUseError(f"adapter {name!r}: gates were fitted anew while its examples were read; load it again")
     _warn(name, given)
     return rows, examples

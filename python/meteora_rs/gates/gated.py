@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 from meteora_rs.serving.loads import Loads
 
 if TYPE_CHECKING:
-    from meteora_rs.gates.fit.kept import KeptStatistics
+    from meteora_rs.gates.fit.kept import KeptTexts
     from meteora_rs.gates.flow import FlowGate
 
 
 class Gated(Loads):
     """A model whose gates can be fitted and trained."""
 
-    statistics: KeptStatistics | None = None
+    kept_texts: KeptTexts | None = None
     """What the last fit kept for adapters that come with a few examples (`load_adapter(gate=[…])`)."""
     _flow: FlowGate | None = None
     _flow_hooks = False
 
     def _forget_texts(self, name: str) -> None:
-        if self.statistics is not None:
-            self.statistics = self.statistics.without_class(name)
+        if self.kept_texts is not None:
+            self.kept_texts = self.kept_texts.without_class(name)
 
     @property
     def flow_gate(self) -> FlowGate | None:

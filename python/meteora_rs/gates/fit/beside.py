@@ -18,7 +18,7 @@ from meteora_rs.serving.requests import Requests
 from .collect import GroupActivations
 from .data import Batch, Example, one_in_three
 from .discriminant import metrics
-from .kept import KeptStatistics
+from .kept import KeptTexts
 from .sweeps import Lessons, confusion, swept
 
 BATCH_TOKENS, MEMORY_BUDGET = 2048, 2 << 30
@@ -40,7 +40,7 @@ class Given:
 
 def rows_beside(
     meteora: Requests,
-    kept: KeptStatistics,
+    kept: KeptTexts,
     live: str,
     name: str,
     examples: Sequence[Example],
@@ -119,7 +119,7 @@ def _joined(new: Rows, others: Rows) -> Rows:
 
 
 def _competitors(
-    meteora: Requests, kept: KeptStatistics, live: str, new: str
+    meteora: Requests, kept: KeptTexts, live: str, new: str
 ) -> tuple[list[str], dict[str, Rows], Classes, Classes]:
     """The classes of the fit that are on the device; for each group their rows with the temperature taken out; and
     the choice among them, and among them and `live`, from now on: others may change and unload adapters meanwhile.
@@ -146,7 +146,7 @@ def _competitors(
                 raise
 
 
-def _read_again(kept: KeptStatistics, names: Sequence[str]) -> list[Example]:
+def _read_again(kept: KeptTexts, names: Sequence[str]) -> list[Example]:
     """The kept texts of these classes, labelled from 1 on; one token in eight tests, the others teach."""
     again = []
     for text in kept.texts:

@@ -54,7 +54,7 @@ class Metric:
     factor: Tensor
 
     def rows(self, means: Tensor, middle: Tensor) -> Rows:
-        """`W = (means - middle) · (scatter + shrinkage · diag(scatter))⁻¹`, `b = -W · (middle + means) / 2`; float32."""
+        """`W = (means - middle) · (scatter + shrinkage · diag(scatter))⁻¹`, `b = -W · (middle + means) / 2`."""
         offsets = means - middle
         weights = torch.cholesky_solve((offsets * self.scales).T, self.factor).T * self.scales
         biases = -(weights * (middle + offsets / 2)).sum(1)
