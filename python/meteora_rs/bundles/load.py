@@ -20,6 +20,8 @@ from meteora_rs.bundles.manifest import (
     stamp_of,
 )
 from meteora_rs.errors import AdapterFormatError
+from meteora_rs.gates.flow import FlowGate, decoder_layers
+from meteora_rs.gates.kept import KeptTexts
 from meteora_rs.handle.handle import Handle
 from meteora_rs.routes import BASE
 
@@ -40,16 +42,12 @@ def load_bundle(meteora: Handle, folder: str | Path, manifest: Manifest) -> None
     rows = _gate_rows(meteora, load_file(gates_path), gates_path)
     kept_texts = None
     if manifest.kept_texts_sha256 is not None:
-        from meteora_rs.gates.fit.kept import KeptTexts
-
         _compare_hash("texts of a fit", folder / KEPT_TEXTS, manifest.kept_texts_sha256)
         groups = [group.leader.path for group in meteora.groups]
         vocabulary = meteora.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         kept_texts = KeptTexts.load(folder / KEPT_TEXTS, groups, vocabulary)
     flow = None
     if manifest.flow_sha256 is not None:
-        from meteora_rs.gates.flow import FlowGate, decoder_layers
-
         _compare_hash("flow gate", folder / FLOW, manifest.flow_sha256)
         flow = FlowGate.load(folder / FLOW, decoder_layers(meteora))
     for adapter in manifest.adapters:

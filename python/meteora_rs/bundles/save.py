@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +21,8 @@ from meteora_rs.config import OF_HOST
 from meteora_rs.errors import MeteoraError
 from meteora_rs.files.peft_folder import live_modules, resting_modules, write_peft_folder
 from meteora_rs.files.tensor_file import save_tensors
+from meteora_rs.gates.kept import KeptTexts
 from meteora_rs.handle.handle import Handle
-
-if TYPE_CHECKING:
-    from meteora_rs.gates.fit.kept import KeptTexts
 
 Rows = dict[str, tuple[Tensor, float]]
 

@@ -15,6 +15,7 @@ from meteora_rs.files.source import AdapterSource, parse
 from meteora_rs.gates.fit.beside import Given, rows_beside
 from meteora_rs.gates.fit.data import Example, Text, check_texts, make_examples
 from meteora_rs.gates.fit.fit import TESTS_PER_CLASS, own_tokenizer
+from meteora_rs.gates.fit.keep import kept_texts
 from meteora_rs.gates.gated import Gated
 from meteora_rs.serving.cancel import Cancellation
 from meteora_rs.serving.load import Load
@@ -63,7 +64,7 @@ def load_with_examples(
 
     def published() -> None:  # others may have come meanwhile
         if meteora.kept_texts is not None:
-            meteora.kept_texts = meteora.kept_texts.with_class(name, examples)
+            meteora.kept_texts = meteora.kept_texts.with_class(name, kept_texts(examples, 0, name))
 
     load = meteora._load_class(
         meteora,

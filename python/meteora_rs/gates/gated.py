@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from meteora_rs.gates.flow import FlowGate, checked, install
+from meteora_rs.gates.kept import KeptTexts
 from meteora_rs.serving.loads import Loads
-
-if TYPE_CHECKING:
-    from meteora_rs.gates.fit.kept import KeptTexts
-    from meteora_rs.gates.flow import FlowGate
 
 
 class Gated(Loads):
@@ -38,8 +35,6 @@ class Gated(Loads):
             AdapterNotFoundError: one of its adapters is not live.
             AdapterFormatError: it was made for another model.
         """
-        from meteora_rs.gates.flow import checked
-
         with self._writer:
             self._require_attached()
             flow = None if gate is None else checked(gate, self)
@@ -68,7 +63,5 @@ class Gated(Loads):
     def _follow_flow_gates(self) -> None:
         """Hook the decoder layers, once; who never has a flow gate pays nothing for it."""
         if not self._flow_hooks:
-            from meteora_rs.gates.flow import install
-
             self._patch.on_remove(install(self))
             self._flow_hooks = True

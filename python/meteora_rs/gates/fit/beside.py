@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from meteora_rs.errors import AdapterNotFoundError
+from meteora_rs.gates.kept import KeptTexts
 from meteora_rs.gates.tried import Classes, Rows, TriedGates
 from meteora_rs.routes import BASE
 from meteora_rs.serving.requests import Requests
@@ -18,7 +19,6 @@ from meteora_rs.serving.requests import Requests
 from .collect import GroupActivations
 from .data import Batch, Example, one_in_three
 from .discriminant import metrics
-from .kept import KeptTexts
 from .sweeps import Lessons, confusion, swept
 
 BATCH_TOKENS, MEMORY_BUDGET = 2048, 2 << 30

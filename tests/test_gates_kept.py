@@ -10,15 +10,10 @@ import torch
 from meteora_rs import BASE
 from meteora_rs.errors import AdapterFormatError
 from meteora_rs.files.tensor_file import save_tensors
-from meteora_rs.gates.fit.data import Example
-from meteora_rs.gates.fit.kept import TOKENS, KeptText, KeptTexts, kept_texts
+from meteora_rs.gates.kept import KeptText, KeptTexts
 from safetensors import safe_open
 
 GROUPS = ["q_proj", "o_proj"]
-
-
-def example(length: int, held_out: bool) -> Example:
-    return Example(7, tuple(range(length)), length // 2, (), (), held_out)
 
 
 def kept() -> KeptTexts:
@@ -26,22 +21,11 @@ def kept() -> KeptTexts:
     return KeptTexts(["math", BASE], 0.5, {"q_proj": 0.01, "o_proj": 0.1}, texts)
 
 
-def test_texts_that_never_taught_come_first_and_the_shortest_of_them() -> None:
-    examples = [example(10, False), example(TOKENS // 2, True), example(TOKENS // 4, True), example(TOKENS, True)]
-    assert [len(text.ids) for text in kept_texts(examples, 3, "math")] == [TOKENS // 4, TOKENS // 2]
-    assert [len(text.ids) for text in kept_texts(examples, 3, BASE)] == [TOKENS // 4, TOKENS // 2, TOKENS, 10]
-    assert kept_texts(examples[:1], 3, "math") == [KeptText(3, tuple(range(10)), 5)]
-
-
-def test_one_text_is_kept_however_long() -> None:
-    assert len(kept_texts([example(TOKENS + 1, False)], 0, "math")) == 1
-
-
 def test_a_class_more_and_one_in_anothers_place() -> None:
-    more = kept().with_class("law", [example(4, True)])
+    more = kept().with_class("law", [KeptText(0, (0, 1, 2, 3), 2)])
     assert more.names == ["math", BASE, "law"]
     assert more.texts == [*kept().texts, KeptText(2, (0, 1, 2, 3), 2)]
-    other = kept().with_class("math", [example(4, True)])
+    other = kept().with_class("math", [KeptText(9, (0, 1, 2, 3), 2)])
     assert other.names == ["math", BASE]
     assert other.texts == [*kept().texts[1:], KeptText(0, (0, 1, 2, 3), 2)]
 

@@ -15,16 +15,6 @@ from safetensors import SafetensorError, safe_open
 
 from meteora_rs.errors import AdapterFormatError
 from meteora_rs.files.tensor_file import save_tensors
-from meteora_rs.routes import BASE
-
-from .data import Example
-
-TOKENS, BASE_TOKENS = 512, 3072
-"""Of the texts that are kept of an adapter, and of the base, which is all sorts of text.
-
-With half as many of the base's a new row took more of text that belongs to nobody. Token ids, not activations: those
-would be a thousand times the bytes, and of gates that others have since joined.
-"""
 
 FORMAT = "2"
 KEYS = "ids", "lengths", "responses", "labels"
@@ -54,12 +44,12 @@ class KeptTexts:
     shrinkage: dict[str, float]
     texts: list[KeptText] = field(repr=False)
 
-    def with_class(self, name: str, examples: Sequence[Example]) -> KeptTexts:
-        """With one class more, or another in its place."""
+    def with_class(self, name: str, texts: Sequence[KeptText]) -> KeptTexts:
+        """With one class more, or another in its place, whatever the label of its texts."""
         names = self.names if name in self.names else [*self.names, name]
         label = names.index(name)
         others = [text for text in self.texts if text.label != label]
-        return replace(self, names=names, texts=others + kept_texts(examples, label, name))
+        return replace(self, names=names, texts=others + [replace(text, label=label) for text in texts])
 
     def without_class(self, name: str) -> KeptTexts:
         """With nothing of a class that has left."""
@@ -148,15 +138,3 @@ def _numbers(tensor: torch.Tensor, key: str) -> list[int]:
         raise ValueError(f"tensor {key}: {tensor.dtype} of shape {tuple(tensor.shape)}, not a list of int64")
     numbers: list[int] = tensor.tolist()
     return numbers
-
-
-def kept_texts(examples: Sequence[Example], label: int, name: str) -> list[KeptText]:
-    """Of a class's examples those to keep, one at least: first what never taught, and of that the shortest."""
-    most = BASE_TOKENS if name == BASE else TOKENS
-    taken: list[KeptText] = []
-    for example in sorted(examples, key=lambda each: (not each.held_out, len(each.ids))):
-        most -= len(example.ids)
-        if taken and most < 0:
-            break
-        taken.append(KeptText(label, example.ids, example.response))
-    return taken
