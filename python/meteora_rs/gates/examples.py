@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from meteora_rs import _native
 from meteora_rs.errors import AdapterInUseError, CapacityError, MeteoraError
-from meteora_rs.files.source import AdapterSource, parse
+from meteora_rs.files.source import AdapterSource
 from meteora_rs.gates.fit.beside import Given, rows_beside
 from meteora_rs.gates.fit.data import Example, Text, check_texts, make_examples
 from meteora_rs.gates.fit.fit import TESTS_PER_CLASS, own_tokenizer
 from meteora_rs.gates.fit.keep import kept_texts
 from meteora_rs.gates.gated import Gated
 from meteora_rs.serving.cancel import Cancellation
+from meteora_rs.serving.caution import say
 from meteora_rs.serving.load import Load
 
 FEWEST = 8
@@ -37,47 +38,40 @@ def load_with_examples(
     *,
     reload: bool,
     if_generation: int | None,
-    cancellation: Cancellation,
 ) -> Load:
-    """Prepare the load of an adapter with a gate row from a few examples of its work (`rows_from_examples`).
+    """The load of an adapter with a gate row from a few examples of its work (`rows_from_examples`).
 
     It is loaded twice: the first time under a name of its own, by which the texts are read; `Auto` can't choose
     that one. So a request sees the adapter with its row or not at all, and a failure leaves nothing. Needs a free
     slot and rows for that first time, also in a reload.
     """
-    if not meteora._rests(name):
-        # What is wrong with it is said before its texts are read, and under its own name.
-        with contextlib.suppress(CapacityError):
-            adapter = parse(meteora._registry, source, name, revision)
-            meteora._registry.reserve(adapter, reload, if_generation).abandon()
-    trial = f"trial-{secrets.token_hex(8)}"
-    cancellation.hold()
-    meteora._trials.add(trial)
-    try:
-        meteora._load_class(meteora, source, trial, "none", revision=revision).prepare(Cancellation()).publish()
+    read: list[Example] = []
+
+    def rows(adapter: _native.Adapter, cancellation: Cancellation) -> dict[str, tuple[Tensor, float]]:
+        if not meteora._rests(name):
+            with contextlib.suppress(CapacityError):  # what is wrong with it is said before its texts are read
+                meteora._registry.reserve(adapter, reload, if_generation).abandon()
+        trial = f"trial-{secrets.token_hex(8)}"
+        cancellation.hold()
+        meteora._trials.add(trial)
         try:
-            rows, examples = rows_from_examples(meteora, trial, name, texts, tokenizer, cancellation.check)
+            load = meteora._load_class(meteora, source, trial, "none", revision=revision)
+            load.check().prepare(Cancellation()).publish()
+            try:
+                found, read[:] = rows_from_examples(meteora, trial, name, texts, tokenizer, cancellation.check)
+            finally:
+                meteora.unload_adapter(trial)
         finally:
-            meteora.unload_adapter(trial)
-    finally:
-        meteora._trials.discard(trial)
+            meteora._trials.discard(trial)
+        return found
 
     def published() -> None:  # others may have come meanwhile
         if meteora.kept_texts is not None:
-            meteora.kept_texts = meteora.kept_texts.with_class(name, kept_texts(examples, 0, name))
+            meteora.kept_texts = meteora.kept_texts.with_class(name, kept_texts(read, 0, name))
 
-    load = meteora._load_class(
-        meteora,
-        source,
-        name,
-        rows,
-        revision=revision,
-        reload=reload,
-        if_generation=if_generation,
-        kind="examples",
-        published=published,
+    return meteora._load_class(
+        meteora, source, name, rows, revision=revision, reload=reload, if_generation=if_generation, published=published
     )
-    return load.prepare(cancellation)
 
 
 def rows_from_examples(
@@ -138,10 +132,8 @@ def _require_enough(name: str, count: int) -> None:
 
 def _warn(name: str, given: Given) -> None:
     for other in given.resting:
-        warnings.warn(
+        say(
             f"adapter {name!r}: {other!r} is not on the device, so the new gate has not been told from its texts",
-            UserWarning,
-            stacklevel=6,
         )
     if not given.lost:
         return
@@ -149,9 +141,7 @@ def _warn(name: str, given: Given) -> None:
     lost, taken = given.lost[loser], given.taken[robbed]
     if max(lost, taken) > LOST:
         own, others = f"{lost:.0%} of its tokens go to {loser!r}", f"{taken:.0%} of {robbed!r}'s tokens go to it"
-        warnings.warn(
+        say(
             f"adapter {name!r}: {own if lost >= taken else others}: few examples can't tell the two apart; "
             "fit_gates() with texts of both, or use one of them by name",
-            UserWarning,
-            stacklevel=6,
         )
