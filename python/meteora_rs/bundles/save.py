@@ -79,11 +79,9 @@ def check_target(target: Path) -> None:
 
 def _write(meteora: Handle, folder: Path, kept_texts: KeptTexts | None) -> None:
     with meteora._writer:  # what is listed is what is held
-        hold, live = meteora._hold()  # the rows stay while they are read
-        records = [record for record in live if record.name not in meteora._trials]
+        hold, records = meteora._hold()  # the rows stay while they are read
         slots = meteora._given_slots(records)
         resting = meteora.tiers.at_rest() if meteora.tiers is not None else []
-        resting = [each for each in resting if each.record.name not in meteora._trials]
         names = BundleNames.of(meteora)
     adapters = []
     try:
@@ -115,7 +113,7 @@ def _write(meteora: Handle, folder: Path, kept_texts: KeptTexts | None) -> None:
         "element_size": meteora.element_size,
         "sites": shapes_of(meteora.sites),
         "adapters": adapters,
-        **asdict(names.among([each["name"] for each in adapters])),
+        **asdict(names),
         "gates_sha256": sha256_of(folder / GATES),
         "statistics_sha256": None if kept_texts is None else sha256_of(folder / KEPT_TEXTS),
         "flow_sha256": None if flow is None else sha256_of(folder / FLOW),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -41,9 +41,9 @@ def load_with_examples(
 ) -> Load:
     """The load of an adapter with a gate row from a few examples of its work (`rows_from_examples`).
 
-    It is loaded twice: the first time under a name of its own, by which the texts are read; `Auto` can't choose
-    that one. So a request sees the adapter with its row or not at all, and a failure leaves nothing. Needs a free
-    slot and rows for that first time, also in a reload.
+    It is written twice: the first time to a slot that no request knows, where the texts are read. So a request sees the
+    adapter with its row or not at all, and a failure leaves nothing. Needs a free slot and rows for that first time,
+    also in a reload.
     """
     read: list[Example] = []
 
@@ -51,18 +51,9 @@ def load_with_examples(
         if not meteora._rests(name):
             with contextlib.suppress(CapacityError):  # what is wrong with it is said before its texts are read
                 meteora._registry.reserve(adapter, reload, if_generation).abandon()
-        trial = f"trial-{secrets.token_hex(8)}"
         cancellation.hold()
-        meteora._trials.add(trial)
-        try:
-            load = meteora._load_class(meteora, source, trial, "none", revision=revision)
-            load.check().prepare(Cancellation()).publish()
-            try:
-                found, read[:] = rows_from_examples(meteora, trial, name, texts, tokenizer, cancellation.check)
-            finally:
-                meteora.unload_adapter(trial)
-        finally:
-            meteora._trials.discard(trial)
+        with _seated(meteora, source, name, revision, cancellation) as seat:
+            found, read[:] = rows_from_examples(meteora, seat, name, texts, tokenizer, cancellation.check)
         return found
 
     def published() -> None:  # others may have come meanwhile
@@ -74,15 +65,36 @@ def load_with_examples(
     )
 
 
+@contextlib.contextmanager
+def _seated(
+    meteora: Gated, source: AdapterSource, name: str, revision: str | None, cancellation: Cancellation
+) -> Iterator[int]:
+    """Inside the block the adapter is in a slot that no request knows: which one.
+
+    Raises: as `Load.prepare`, of `name`.
+    """
+    # What is reserved has its adapter's name, which that of the adapter itself may not be: a reload has it still, and
+    # whoever loads, pins or unloads would be refused for as long as texts are read. So it is parsed once more.
+    trial = f"trial-{secrets.token_hex(8)}"
+    load = meteora._load_class(meteora, source, trial, "none", revision=revision)
+    with contextlib.ExitStack() as seat:
+        try:
+            slot = seat.enter_context(load.check().seated(cancellation))
+        except MeteoraError as error:
+            error.args = (str(error).replace(trial, name),)
+            raise
+        yield slot
+
+
 def rows_from_examples(
     meteora: Gated,
-    live: str,
+    seat: int,
     name: str,
     texts: Sequence[Text],
     tokenizer: Any,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, tuple[Tensor, float]], list[Example]]:
-    """Gate rows from texts of the adapter `live`'s work, and these texts as they were read.
+    """Gate rows from texts of the work of the adapter in the slot `seat`, and these texts as they were read.
 
     They are read beside the texts that the fit kept of the other classes (`fit.beside.rows_beside`): once, some of
     them, with the adapter itself at work, and then all with the rows just found and the others' in force.
@@ -118,7 +130,7 @@ def rows_from_examples(
         seed=0,
     )
     _require_enough(name, len(examples))
-    rows, given = rows_beside(meteora, kept, live, name, examples, check)
+    rows, given = rows_beside(meteora, kept, seat, name, examples, check)
     if meteora.kept_texts is None or not meteora.kept_texts.is_of_the_same_fit(kept):
         raise AdapterInUseError(f"adapter {name!r}: gates were fitted anew while its examples were read; load it again")
     _warn(name, given)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from meteora_rs import _native, gate_kinds
@@ -103,6 +104,21 @@ class Load:
             raise
         return self
 
+    @contextmanager
+    def seated(self, cancellation: Cancellation) -> Iterator[int]:
+        """Inside the block the rank rows of what has been checked are in a slot that nobody knows: which one, for who
+        looks at what they do. Nothing of it stays.
+
+        Raises: as `prepare`.
+        """
+        try:
+            self._reservation = self._reserve(cancellation)
+            cancellation.writing(self._reservation)
+            self._write_rows()
+            yield self._reservation.slot
+        finally:
+            self.abandon()
+
     def _make_gate(self, cancellation: Cancellation) -> None:
         """Have the gate made, if it is one that is."""
         if self._given is None and callable(self._gate):
@@ -118,12 +134,17 @@ class Load:
         assert reservation is not None and gate is not None
         return self._meteora._registry.publish(reservation, self._adapter, gate.kind, gate.kind != "none")
 
-    def _write(self, cancellation: Cancellation) -> None:
-        meteora, reservation, gate = self._meteora, self._reservation, self._prepared
-        assert reservation is not None and gate is not None
+    def _write_rows(self) -> None:
+        meteora, reservation = self._meteora, self._reservation
+        assert reservation is not None
         with meteora.times.stage("pack"):
             if not reservation.write_rows(self._adapter, [site.kernel for site in meteora.sites]):
                 raise Stopped
+
+    def _write(self, cancellation: Cancellation) -> None:
+        self._write_rows()
+        meteora, reservation, gate = self._meteora, self._reservation, self._prepared
+        assert reservation is not None and gate is not None
         if not reservation.in_place:
             cancellation.check()
         with meteora.times.stage("gate"):
