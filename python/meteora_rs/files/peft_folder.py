@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ import torch
 from torch import Tensor
 
 from meteora_rs import _native
+from meteora_rs.files.source import parse
 from meteora_rs.files.tensor_file import save_tensors
+from meteora_rs.limits import Limits
 from meteora_rs.ops.layout import TableEntry, slot_rows
 from meteora_rs.sites.site import Site
+
+NONE = Limits(**{field.name: 127 if field.name == "max_json_depth" else 1 << 62 for field in fields(Limits)})
 
 Module = tuple[str, Tensor, Tensor, float]
 """(site path, A `[rank, in]`, B transposed `[rank, out]`, scaling)"""
@@ -69,6 +74,16 @@ def peft_parts(modules: Iterable[Module]) -> tuple[dict[str, Any], dict[str, Ten
         # scaling = alpha / r in float32; a double holds scaling · r exactly, so reading it back gives the same.
         alphas[path] = scaling * len(a)
     return _config(ranks, alphas), tensors
+
+
+def parse_own(sites: Sequence[Site], modules: Iterable[Module], name: str) -> _native.Adapter:
+    """The adapter of modules that are in memory already, as it would be read from files.
+
+    Limits are for what strangers bring: this one names its linears one by one, where its own config took a word.
+    """
+    shapes = [(site.path, site.in_features, site.out_features, 0) for site in sites]
+    config, tensors = peft_parts(modules)
+    return parse(_native.Registry(1, 8, 4, shapes, asdict(NONE)), {"config": config, "tensors": tensors}, name)
 
 
 def _config(ranks: dict[str, int], alphas: dict[str, float]) -> dict[str, Any]:
