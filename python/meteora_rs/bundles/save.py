@@ -83,11 +83,12 @@ def _write(meteora: Handle, folder: Path, kept_texts: KeptTexts | None) -> None:
         slots = meteora._given_slots(records)
         resting = meteora.tiers.at_rest() if meteora.tiers is not None else []
         names = BundleNames.of(meteora)
+    paths = [path for path, _ in meteora.model.named_modules()]
     adapters = []
     try:
         for record in records:
             modules = live_modules(meteora.sites, record.slot)
-            adapters.append(_listed(record, write_peft_folder(modules, folder / ADAPTERS / record.name)))
+            adapters.append(_listed(record, write_peft_folder(modules, folder / ADAPTERS / record.name, paths)))
         rows = {name: meteora._gate_rows(slot) for name, slot in slots.items()}
     finally:
         del hold
@@ -95,7 +96,7 @@ def _write(meteora: Handle, folder: Path, kept_texts: KeptTexts | None) -> None:
         each = resting.pop(0)
         assert meteora.tiers is not None
         modules = resting_modules(meteora.sites, meteora.tiers.copy_of(each))
-        adapters.append(_listed(each.record, write_peft_folder(modules, folder / ADAPTERS / each.record.name)))
+        adapters.append(_listed(each.record, write_peft_folder(modules, folder / ADAPTERS / each.record.name, paths)))
         if each.rows is not None:
             rows[each.record.name] = {site.path: row for site, row in zip(meteora.sites, each.rows, strict=True)}
     gates = _gate_tensors(meteora, rows)
