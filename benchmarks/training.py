@@ -68,12 +68,12 @@ def main() -> None:
     fit = meteora.fit_gates(data, tokenizer=tokenizer)
     spent = {"wall_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
     print(fit, spent, sep="\n", flush=True)
-    rows, statistics = meteora.gate_rows(), meteora.statistics
+    rows, kept = meteora.gate_rows(), meteora.kept_texts
     result["fitted"] = {**spent, **judged(meteora, tokenizer, args)}
     for training in args.trainings.split(","):
         begin, top_k, steps, rate = training.split(":")
         meteora.set_gates(rows)
-        meteora.statistics = statistics
+        meteora.kept_texts = kept
         start, cpu = time.perf_counter(), time.process_time()
         report = meteora.train_gates(
             data, tokenizer=tokenizer, top_k=int(top_k), steps=int(steps), learning_rate=float(rate),

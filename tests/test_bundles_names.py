@@ -49,14 +49,6 @@ def test_names_of_what_is_not_on_the_device(tiered: Meteora, tmp_path: Path) -> 
     assert equal(by(again, "there"), by(tiered, "e"))
 
 
-def test_an_alias_goes_with_its_adapter(loaded: Meteora, tmp_path: Path) -> None:
-    loaded.set_alias("prod", "math")
-    loaded.set_alias("trial", "law")
-    loaded._trials.add("law")
-    loaded.save_pretrained(tmp_path / "bundle")
-    assert attach_pretrained(tiny_model(), tmp_path / "bundle").aliases() == {"prod": "math"}
-
-
 def test_bundles_had_no_names_once(loaded: Meteora, tmp_path: Path) -> None:
     loaded.set_alias("prod", "math")
     loaded.save_pretrained(tmp_path)

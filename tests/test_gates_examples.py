@@ -15,9 +15,10 @@ import pytest
 import torch
 from meteora_rs import BASE, Auto, Meteora, MeteoraConfig
 from meteora_rs.bundles.manifest import read_manifest
-from meteora_rs.errors import AdapterFormatError, AdapterInUseError, AdapterNotFoundError, MeteoraError
+from meteora_rs.errors import AdapterFormatError, AdapterInUseError, AdapterNotFoundError, CapacityError, MeteoraError
 from meteora_rs.gates.examples import rows_from_examples
 from meteora_rs.gates.fit import fit_gates
+from meteora_rs.gates.flow import FlowGate
 from tiny_numbers import ALPHABETS, POOLS, Numbers, adapter, attached, drawn, texts
 from torch import Tensor
 
@@ -95,7 +96,9 @@ def test_others_may_change_while_the_examples_are_read() -> None:
         meteora = fitted(MeteoraConfig(max_adapters=5, pool_rank=32))
         torch.manual_seed(9)
         meteora.load_adapter(adapter(meteora), "third", gate="none")
-        rows, _ = rows_from_examples(meteora, "third", "third", examples(), Numbers(), lambda: check(meteora))
+        rows, _ = rows_from_examples(
+            meteora, meteora.adapter("third").slot, "third", examples(), Numbers(), lambda: check(meteora)
+        )
         return [torch.cat([row, torch.tensor([bias])]) for row, bias in rows.values()]
 
     def change(meteora: Meteora) -> None:
@@ -112,7 +115,7 @@ def test_a_bundle_that_is_saved_meanwhile_has_what_was_there_before(tmp_path: Pa
     class Saving(Numbers):
         def __call__(self, text: str) -> dict[str, list[int]]:
             for folder in bundles:
-                assert len(meteora.adapters()) == 3
+                assert meteora.stats().slots.pending == 1
                 meteora.save_pretrained(folder)
             return super().__call__(text)
 
@@ -127,8 +130,8 @@ def test_a_later_one_competes_with_an_earlier_one() -> None:
     load(meteora)
     with pytest.warns(UserWarning, match="can't tell the two apart"):
         load(meteora, "fourth")
-    assert meteora.statistics is not None
-    assert meteora.statistics.names[-2:] == ["third", "fourth"]
+    assert meteora.kept_texts is not None
+    assert meteora.kept_texts.names[-2:] == ["third", "fourth"]
 
 
 def test_two_that_come_at_once_are_both_kept() -> None:
@@ -148,8 +151,8 @@ def test_two_that_come_at_once_are_both_kept() -> None:
         ]
         for each in loads:
             each.result()
-    assert meteora.statistics is not None
-    assert sorted(meteora.statistics.names[3:]) == ["fourth", "third"]
+    assert meteora.kept_texts is not None
+    assert sorted(meteora.kept_texts.names[3:]) == ["fourth", "third"]
 
 
 def test_a_reload_with_examples_gets_a_new_row() -> None:
@@ -204,15 +207,15 @@ def test_names_are_checked_first() -> None:
         meteora.load_adapter({"config": {}, "tensors": {}}, "third", gate=examples(), tokenizer=Numbers())
 
 
-def test_without_statistics_the_remedy_is_named() -> None:
+def test_without_kept_texts_the_remedy_is_named() -> None:
     with pytest.raises(MeteoraError, match=r"run fit_gates\(\)"):
         load(attached())
 
 
-def test_a_bundle_brings_the_statistics(tmp_path: Path) -> None:
+def test_a_bundle_brings_the_kept_texts(tmp_path: Path) -> None:
     meteora = fitted()
     meteora.save_pretrained(tmp_path / "bundle")
-    meteora.save_pretrained(tmp_path / "bare", statistics=False)
+    meteora.save_pretrained(tmp_path / "bare", kept_texts=False)
     load(meteora)
     expected = rows(meteora, "third")
     meteora.save_pretrained(tmp_path / "three")
@@ -232,13 +235,13 @@ def test_a_bundle_brings_the_statistics(tmp_path: Path) -> None:
 
     assert not (tmp_path / "bare" / "statistics.safetensors").exists()
     bare = meteora_rs.attach_pretrained(model, tmp_path / "bare")
-    with pytest.raises(MeteoraError, match="saved with its statistics"):
+    with pytest.raises(MeteoraError, match="saved with them"):
         load(bare)
     bare.detach()
 
     path = tmp_path / "bundle" / "statistics.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(AdapterFormatError, match="statistics"):
+    with pytest.raises(AdapterFormatError, match="texts of a fit"):
         meteora_rs.attach_pretrained(model, tmp_path / "bundle")
 
 
@@ -260,7 +263,7 @@ def test_while_it_is_tried_no_other_request_can_choose_it() -> None:
         with ThreadPoolExecutor(1) as threads:  # a request of somebody else's
             chosen.update(threads.submit(shares, meteora, THIRD).result())
 
-    rows_from_examples(meteora, "third", "third", examples(), Numbers(), look)
+    rows_from_examples(meteora, meteora.adapter("third").slot, "third", examples(), Numbers(), look)
     assert chosen <= {"first", "second", BASE}
     assert chosen
 
@@ -269,9 +272,9 @@ def test_others_may_go_while_the_examples_are_read() -> None:
     meteora = fitted()
     torch.manual_seed(9)
     meteora.load_adapter(adapter(meteora), "third", gate="none")
-    leaving = iter(["first", "second"])
+    leaving, seat = iter(["first", "second"]), meteora.adapter("third").slot
     rows, _ = rows_from_examples(
-        meteora, "third", "third", examples(), Numbers(), lambda: [meteora.unload_adapter(name) for name in leaving]
+        meteora, seat, "third", examples(), Numbers(), lambda: [meteora.unload_adapter(name) for name in leaving]
     )
     assert [record.name for record in meteora.adapters()] == ["third"]
     assert all(row.isfinite().all() for row, _ in rows.values())
@@ -307,8 +310,8 @@ def test_a_class_that_leaves_takes_its_texts_along() -> None:
     meteora = fitted()
     load(meteora)
     meteora.unload_adapter("third")
-    assert meteora.statistics is not None
-    assert meteora.statistics.names == ["first", "second", BASE]
+    assert meteora.kept_texts is not None
+    assert meteora.kept_texts.names == ["first", "second", BASE]
 
 
 def test_texts_may_come_one_by_one_and_autocast_may_be_on() -> None:
@@ -320,6 +323,53 @@ def test_texts_may_come_one_by_one_and_autocast_may_be_on() -> None:
         record = load(meteora, gate=(text for text in examples()))
     assert record.gate == "examples"
     assert [row.shape for row in rows(meteora, "third")] == [row.shape for row in expected]
+
+
+def test_nothing_is_seen_of_it_while_it_is_read() -> None:
+    meteora = fitted()
+    seen: set[str] = set()
+
+    def look(*_: Any) -> None:
+        assert meteora.stats().slots.pending == 1
+        seen.update(record.name for record in meteora.adapters())
+        seen.update(meteora.stats().tiers["device"].adapters)
+        seen.update(name for each in meteora.stats().held for name, _ in each.adapters)
+
+    hook = meteora.model.base_model.register_forward_pre_hook(look)
+    with meteora.trace() as trace:
+        load(meteora)
+    hook.remove()
+    assert seen == {"first", "second"} and set(trace.adapters) <= seen
+
+
+@pytest.mark.parametrize("host_bytes", [0, 1 << 24])
+@pytest.mark.parametrize("reload", [False, True])
+def test_that_there_is_no_room_is_said_of_its_own_name(host_bytes: int, reload: bool) -> None:
+    meteora = fitted(MeteoraConfig(max_adapters=2, pool_rank=32, host_bytes=host_bytes, admission_timeout=0.1))
+    for name in ("first", "second"):
+        meteora.pin_adapter(name)
+    name = "first" if reload else "third"
+    with pytest.raises(CapacityError, match=f'^adapter "{name}" does not fit') as refused:
+        if reload:
+            meteora.reload_adapter(name, adapter(meteora), gate=examples(), tokenizer=Numbers())
+        else:
+            load(meteora)
+    assert "trial" not in str(refused.value)
+
+
+def test_texts_may_take_many_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    meteora = fitted()
+    monkeypatch.setattr("meteora_rs.gates.fit.beside.BATCH_TOKENS", 100)
+    load(meteora)
+    assert shares(meteora, THIRD)["third"] > 0.6
+
+
+def test_a_gate_for_whole_layers_has_no_part_in_its_row() -> None:
+    plain, layered = fitted(), fitted()
+    load(plain)
+    layered.set_flow_gate(FlowGate.of(layered, ["first", "second"]))
+    load(layered)
+    assert all(torch.equal(a, b) for a, b in zip(rows(plain, "third"), rows(layered, "third"), strict=True))
 
 
 def test_who_rests_is_named() -> None:

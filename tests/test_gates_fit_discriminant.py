@@ -6,6 +6,7 @@ import pytest
 import torch
 from meteora_rs.gates.fit.discriminant import solve
 from meteora_rs.gates.fit.statistics import BLOCK, ClassStatistics
+from meteora_rs.gates.tried import Rows
 from torch import Tensor
 
 WIDTH, CLASSES = 12, 3
@@ -29,6 +30,11 @@ def summed(x: Tensor, labels: Tensor, parts: int = 1) -> ClassStatistics:
     return statistics
 
 
+def solved(x: Tensor, labels: Tensor, *shrinkages: float) -> list[Rows]:
+    """The rows of each shrinkage."""
+    return [rows for rows, _ in solve(summed(x, labels), shrinkages)]
+
+
 def dense(x: Tensor, labels: Tensor, shrinkage: float) -> Tensor:
     """Log-posteriors of x by the textbook, in float64, up to a term common to the classes."""
     means = torch.stack([x[labels == c].mean(0) for c in range(CLASSES)])
@@ -44,7 +50,7 @@ def dense(x: Tensor, labels: Tensor, shrinkage: float) -> Tensor:
 @pytest.mark.parametrize("shrinkage", [1e-3, 0.1])
 def test_equals_the_dense_form(per_class: list[int], shrinkage: float) -> None:
     x, labels, _ = clouds(per_class)
-    rows, biases = solve(summed(x, labels), [shrinkage])[0]
+    rows, biases = solved(x, labels, shrinkage)[0]
     assert rows.dtype == biases.dtype == torch.float32
     logits = x @ rows.double().T + biases.double()
     expected = dense(x, labels, shrinkage)
@@ -55,17 +61,17 @@ def test_equals_the_dense_form(per_class: list[int], shrinkage: float) -> None:
 def test_the_scale_of_a_coordinate_changes_no_logit() -> None:
     x, labels, _ = clouds([400] * CLASSES)
     scales = torch.logspace(-0.7, 0.7, WIDTH, dtype=torch.float64)
-    rows, biases = solve(summed(x, labels), [0.1])[0]
-    scaled, scaled_biases = solve(summed(x * scales, labels), [0.1])[0]
+    rows, biases = solved(x, labels, 0.1)[0]
+    scaled, scaled_biases = solved(x * scales, labels, 0.1)[0]
     assert torch.allclose(scaled * scales.float(), rows, rtol=1e-2, atol=1e-3 * rows.abs().max().item())
     assert torch.allclose(scaled_biases, biases, rtol=1e-2)
 
 
 def test_each_shrinkage_is_solved_as_if_alone() -> None:
     x, labels, _ = clouds([200, 150, 100])
-    several = solve(summed(x, labels), [1e-3, 0.1, 1.0])
+    several = solved(x, labels, 1e-3, 0.1, 1.0)
     for (rows, biases), shrinkage in zip(several, [1e-3, 0.1, 1.0], strict=True):
-        alone, alone_biases = solve(summed(x, labels), [shrinkage])[0]
+        alone, alone_biases = solved(x, labels, shrinkage)[0]
         assert torch.equal(rows, alone)
         assert torch.equal(biases, alone_biases)
 
@@ -103,7 +109,7 @@ def test_before_the_first_token_there_is_nothing() -> None:
 
 def test_recovers_gaussian_classes() -> None:
     x, labels, means = clouds([800] * CLASSES)
-    rows, biases = solve(summed(x, labels), [1e-3])[0]
+    rows, biases = solved(x, labels, 1e-3)[0]
     fresh, fresh_labels, _ = clouds([800] * CLASSES)
     right = (fresh.float() @ rows.T + biases).argmax(1) == fresh_labels
     assert right.double().mean() > 0.95
@@ -126,7 +132,7 @@ def test_a_far_pivot_does_not_drown_the_scatter() -> None:
 
 def test_inputs_without_variance_are_no_division_by_zero() -> None:
     x, labels = torch.ones(30, WIDTH), torch.arange(CLASSES).repeat(10)
-    rows, biases = solve(summed(x, labels), [0.01])[0]
+    rows, biases = solved(x, labels, 0.01)[0]
     assert not rows.any()
     assert not biases.any()
 
@@ -135,7 +141,7 @@ def test_an_activation_that_is_not_finite_is_named() -> None:
     x, labels, _ = clouds([20] * CLASSES)
     x[3, 3] = torch.inf
     with pytest.raises(ValueError, match=r"layers\.0\.q_proj is infinite or NaN"):
-        solve(summed(x, labels), [0.01], where="layers.0.q_proj")
+        next(solve(summed(x, labels), [0.01], where="layers.0.q_proj"))
 
 
 def test_many_tokens_that_are_nearly_constant_far_from_the_pivot_keep_their_small_variance() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from meteora_rs.gates.fit.discriminant import Metric, Rows, metrics, solve
+from meteora_rs.gates.fit.discriminant import Metric, Rows, solve
 from meteora_rs.gates.fit.logistic import refine
 from meteora_rs.gates.fit.statistics import ClassStatistics
 from torch import Tensor
@@ -19,15 +19,11 @@ def two_kinds(seed: int) -> tuple[Tensor, Tensor]:
     return centres[kinds] + torch.randn(len(kinds), WIDTH, generator=random), kinds // 2
 
 
-def closed(x: Tensor, labels: Tensor) -> tuple[ClassStatistics, Rows]:
+def closed(x: Tensor, labels: Tensor) -> tuple[Metric, Rows]:
     statistics = ClassStatistics(WIDTH, labels.bincount().double())
     statistics.add(x, labels)
-    return statistics, solve(statistics, [SHRINKAGE])[0]
-
-
-def metric_of(statistics: ClassStatistics) -> Metric:
-    (metric,) = metrics(statistics.scatter(), [SHRINKAGE])
-    return metric
+    ((rows, metric),) = solve(statistics, [SHRINKAGE])
+    return metric, rows
 
 
 def entropy(x: Tensor, labels: Tensor, rows: Rows) -> float:
@@ -36,8 +32,8 @@ def entropy(x: Tensor, labels: Tensor, rows: Rows) -> float:
 
 def test_it_beats_the_closed_form_on_tokens_it_has_not_seen() -> None:
     x, labels = two_kinds(1)
-    statistics, start = closed(x, labels)
-    refined = refine(x.clone(), labels, metric_of(statistics), start)
+    metric, start = closed(x, labels)
+    refined = refine(x.clone(), labels, metric, start)
     unseen = two_kinds(2)
     assert entropy(*unseen, refined) < 0.9 * entropy(*unseen, start)
 
@@ -46,8 +42,8 @@ def test_gaussians_of_one_shape_stay_as_they_are() -> None:
     random = torch.Generator().manual_seed(0)
     labels = torch.arange(CLASSES).repeat_interleave(2000)
     x = torch.randn(CLASSES, WIDTH, generator=random)[labels] + torch.randn(len(labels), WIDTH, generator=random)
-    statistics, start = closed(x, labels)
-    refined = refine(x.clone(), labels, metric_of(statistics), start)
+    metric, start = closed(x, labels)
+    refined = refine(x.clone(), labels, metric, start)
     assert abs(entropy(x, labels, refined) - entropy(x, labels, start)) < 0.04 * entropy(x, labels, start)
 
 
@@ -56,37 +52,37 @@ def test_scales_of_coordinates_change_no_logit() -> None:
     scales = torch.logspace(-1, 1, WIDTH)
     logits = []
     for scale in (torch.ones(WIDTH), scales):
-        statistics, start = closed(x * scale, labels)
-        rows, biases = refine(x * scale, labels, metric_of(statistics), start)
+        metric, start = closed(x * scale, labels)
+        rows, biases = refine(x * scale, labels, metric, start)
         logits.append(x * scale @ rows.T + biases)
     assert torch.allclose(*logits, rtol=1e-2, atol=1e-2 * float(logits[0].std()))
 
 
 def test_a_token_of_twice_the_weight_counts_as_two() -> None:
     x, labels = two_kinds(1)
-    statistics, start = closed(x, labels)
+    metric, start = closed(x, labels)
     weights = torch.where(torch.arange(len(labels)) % 3 == 0, 2.0, 1.0)
     twice = torch.arange(len(labels)).repeat_interleave(weights.long())
-    weighed = refine(x.clone(), labels, metric_of(statistics), start, weights=weights)
-    repeated = refine(x[twice], labels[twice], metric_of(statistics), start)
+    weighed = refine(x.clone(), labels, metric, start, weights=weights)
+    repeated = refine(x[twice], labels[twice], metric, start)
     assert torch.allclose(weighed[0], repeated[0], atol=1e-3)
 
 
 def test_a_class_of_few_tokens_counts_as_much() -> None:
     x, labels = two_kinds(1)
     few = torch.cat([torch.arange(0, 720), torch.arange(720, 1080, 20)])
-    statistics, start = closed(x[few], labels[few])
-    rows, biases = refine(x[few], labels[few], metric_of(statistics), start)
+    metric, start = closed(x[few], labels[few])
+    rows, biases = refine(x[few], labels[few], metric, start)
     given = (x @ rows.T + biases).argmax(1)
     assert (given[labels == 2] == 2).float().mean() > 0.7
 
 
 def test_beside_fixed_rows_only_the_new_one_moves_and_learns() -> None:
     x, labels = two_kinds(1)
-    statistics, (rows, biases) = closed(x, labels)
+    metric, (rows, biases) = closed(x, labels)
     fixed = x @ rows[1:].T + biases[1:]
     start = rows[:1], biases[:1]
-    row, bias = refine(x.clone(), labels, metric_of(statistics), start, fixed=fixed)
+    row, bias = refine(x.clone(), labels, metric, start, fixed=fixed)
     assert row.shape == (1, WIDTH)
     assert bias.shape == (1,)
     unseen = two_kinds(2)
@@ -96,9 +92,9 @@ def test_beside_fixed_rows_only_the_new_one_moves_and_learns() -> None:
 
 def test_with_all_rows_free_or_one_fixed_that_is_right_the_same_is_found() -> None:
     x, labels = two_kinds(1)
-    statistics, start = closed(x, labels)
-    rows, biases = refine(x.clone(), labels, metric_of(statistics), start)
+    metric, start = closed(x, labels)
+    rows, biases = refine(x.clone(), labels, metric, start)
     fixed = x @ rows[1:].T + biases[1:]
-    row, bias = refine(x.clone(), labels, metric_of(statistics), (rows[:1], biases[:1]), fixed=fixed)
+    row, bias = refine(x.clone(), labels, metric, (rows[:1], biases[:1]), fixed=fixed)
     assert torch.allclose(row, rows[:1], atol=0.1)
     assert torch.allclose(bias, biases[:1], atol=0.1)

@@ -68,16 +68,16 @@ def test_a_cold_start_learns_to_route(top_k: int) -> None:
 def test_it_goes_on_from_the_rows_in_force() -> None:
     meteora = attached()
     meteora.fit_gates(texts(0), tokenizer=Numbers(), progress=False)
-    fitted, statistics = meteora.gate_rows(), meteora.statistics
+    fitted, kept = meteora.gate_rows(), meteora.kept_texts
     report = train(meteora, steps=1, learning_rate=1e-9)
     assert report.start == "rows"
     for name, rows in meteora.gate_rows().items():  # the base's may have moved to its other slot
         for path, (row, bias) in rows.items():
             assert torch.allclose(row, fitted[name][path][0], atol=1e-6)
             assert bias == pytest.approx(fitted[name][path][1], abs=1e-6)
-    assert meteora.statistics is statistics
+    assert meteora.kept_texts is kept
     assert train(meteora, steps=1, cold=True).start == "cold"
-    assert meteora.statistics is None
+    assert meteora.kept_texts is None
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:

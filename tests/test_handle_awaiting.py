@@ -16,7 +16,7 @@ import pytest
 from meteora_rs import Meteora, MeteoraConfig, _native, attach
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError
 from meteora_rs.gate_kinds import ArrowGate, TensorGate
-from meteora_rs.handle.awaiting import _prepared
+from meteora_rs.handle.awaiting import _unless_asked
 from meteora_rs.serving.cancel import Cancellation
 from meteora_rs.serving.load import Load
 from tiny import adapter, equal, gate_rows, logits, prompt, usage, write
@@ -104,11 +104,12 @@ def test_a_cancelled_load_leaves_nothing(loaded: Meteora, stage: str, reload: bo
 
 def test_cancelled_between_the_last_stage_and_the_step_that_publishes(loaded: Meteora) -> None:
     """The thread is ready, the loop has not come round to it: a cancellation then still finds nothing published."""
-    before = usage(loaded)
+    before, entered, go_on = usage(loaded), threading.Event(), threading.Event()
 
     async def main() -> None:
         load = asyncio.create_task(loaded.aload_adapter(adapter(loaded.model), "new"))
-        await asyncio.sleep(0)
+        await asyncio.to_thread(entered.wait)
+        go_on.set()
         while loaded.stats().loads["gate"].count < 4:  # without giving way to the loop
             pass
         loaded._loaders.submit(int).result()
@@ -117,7 +118,8 @@ def test_cancelled_between_the_last_stage_and_the_step_that_publishes(loaded: Me
             await load
         assert usage(loaded) == before
 
-    asyncio.run(main())
+    with stopped_in("gate", entered, go_on):
+        asyncio.run(main())
 
 
 def test_a_reload_in_place_that_has_begun_is_finished(model: PreTrainedModel) -> None:
@@ -245,6 +247,6 @@ def test_a_load_that_fails_after_it_was_cancelled_leaves_no_error_that_nobody_as
         raise OSError("before it was cancelled")
 
     with pytest.raises(OSError, match="before"):
-        _prepared(prepare, cancellation)
+        _unless_asked(prepare, cancellation)
     cancellation.cancel()
-    assert _prepared(prepare, cancellation) is None
+    assert _unless_asked(prepare, cancellation) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 from meteora_rs import Meteora
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError, AdapterNotFoundError, MeteoraError
-from meteora_rs.files.peft_folder import Module
 from meteora_rs.handle import verifying
 from tiers_case import live
 from tiny import adapter, write
@@ -74,16 +72,16 @@ def test_what_is_replaced_meanwhile_is_no_alarm(
 ) -> None:
     folder = write(adapter(meteora.model), tmp_path / "it")
     meteora.load_adapter(folder, "it")
-    parts = verifying.peft_parts
+    parse = verifying.parse_own
 
-    def replaced(modules: Iterable[Module]) -> Any:
-        monkeypatch.setattr(verifying, "peft_parts", parts)
-        found = parts(modules)
+    def replaced(*args: Any) -> Any:
+        monkeypatch.setattr(verifying, "parse_own", parse)
+        found = parse(*args)
         meteora.reload_adapter("it", adapter(meteora.model, seed=9))
         return found
 
     change_a_byte(folder)
-    monkeypatch.setattr(verifying, "peft_parts", replaced)
+    monkeypatch.setattr(verifying, "parse_own", replaced)
     with pytest.raises(AdapterInUseError, match="replaced while it was verified"):
         meteora.verify_adapter("it")
 

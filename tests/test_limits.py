@@ -11,7 +11,9 @@ import pytest
 import torch
 from meteora_rs import Limits, MeteoraConfig
 from meteora_rs.errors import AdapterFormatError
-from tiny import adapter, write
+from meteora_rs.evaluate.arrow import arrow_gates
+from tiers_case import by
+from tiny import adapter, equal, gate_rows, write
 from transformers import PreTrainedModel
 
 SMALL: dict[str, tuple[int, str, bool]] = {
@@ -69,6 +71,28 @@ def test_limits_are_positive_integers(value: Any) -> None:
             Limits(**{field: value})
     with pytest.raises(ValueError, match="max_json_depth"):
         Limits(max_json_depth=128)
+
+
+def test_what_is_served_is_no_strangers(model: PreTrainedModel, tmp_path: Path) -> None:
+    """Read back it names its linears one by one, where its own config took a word."""
+    meteora = meteora_rs.attach(model, MeteoraConfig(limits=Limits(max_patterns=1)))
+    source = adapter(model, ranks={"q_proj": 2}, target_modules="all-linear")
+    meteora.load_adapter(write(source, tmp_path / "it"), "it", gate=gate_rows(meteora, 1))
+    meteora.verify_adapter("it")
+    with arrow_gates(meteora):
+        assert meteora.adapter("it").gate == "arrow"
+
+
+def test_a_bundle_says_no_more_than_the_adapters_did(model: PreTrainedModel, tmp_path: Path) -> None:
+    limits = Limits(max_patterns=7)
+    meteora = meteora_rs.attach(model, MeteoraConfig(limits=limits))
+    meteora.load_adapter(adapter(model, ranks={"q_proj": 2}), "it")
+    before = by(meteora, "it")
+    meteora.save_pretrained(tmp_path / "bundle")
+    meteora.detach()
+    again = meteora_rs.attach_pretrained(model, tmp_path / "bundle", MeteoraConfig(limits=limits))
+    assert equal(by(again, "it"), before)
+    again.detach()
 
 
 def test_a_bundle_brings_no_permissions(model: PreTrainedModel, tmp_path: Path) -> None:

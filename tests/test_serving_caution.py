@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from meteora_rs import Meteora, MeteoraConfig, attach, attach_pretrained
+from tiers_case import by, live
 from tiny import adapter, equal, logits, prompt, tiny_model, usage, write
 from transformers import PreTrainedModel
 
@@ -95,11 +96,27 @@ def test_as_an_error_it_ends_the_load(loaded: Meteora, reload: bool) -> None:
         assert equal(logits(loaded.model, prompt()), before)
 
 
-def test_what_is_half_written_over_its_own_place_is_published_first(model: PreTrainedModel) -> None:
+def test_as_an_error_it_comes_before_anything_has_made_room(tiered: Meteora) -> None:
+    tiered.prefetch(["a", "b"])
+
+    async def awaited() -> None:
+        await tiered.aload_adapter(partial(), "new")
+
+    calls: list[Callable[[], object]] = [
+        lambda: tiered.load_adapter(partial(), "new"),
+        lambda: asyncio.run(awaited()),
+        lambda: tiered.register_adapter(partial(), "new"),
+    ]
+    for call in calls:
+        with pytest.raises(UserWarning, match="have no tensors"):
+            call()
+        assert live(tiered) == {"a", "b"} and tiered.stats().evictions == 0
+
+
+def test_as_an_error_it_comes_before_anything_is_written_over_its_own_place(model: PreTrainedModel) -> None:
     meteora = attach(model, MeteoraConfig(max_adapters=1, pool_rank=8))
     meteora.load_adapter(adapter(model), "new")
+    before = by(meteora, "new")
     with pytest.raises(UserWarning, match="have no tensors"):
         meteora.reload_adapter("new", partial())
-    assert meteora.adapter("new").sites == 10
-    with meteora.routing("new"):
-        logits(model, prompt())
+    assert equal(by(meteora, "new"), before)

@@ -160,7 +160,7 @@ def test_rows_that_are_read_are_of_one_moment(loaded: Meteora, monkeypatch: pyte
 def test_rows_of_what_is_reloaded_in_its_own_place_are_not_read(model: PreTrainedModel) -> None:
     meteora = meteora_rs.attach(model, MeteoraConfig(max_adapters=1, pool_rank=8))
     meteora.load_adapter(adapter(model, 8), "a", gate=gate_rows(meteora, 1))
-    load = meteora._loader(adapter(model, 8), "a", None, None, None, reload=True)(Cancellation())
+    load = meteora._load(adapter(model, 8), "a", None, None, None, reload=True).check().prepare(Cancellation())
     with pytest.raises(AdapterInUseError, match="in its own place"):
         meteora.gate_rows()
     load.publish()

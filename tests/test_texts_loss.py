@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import meteora_rs
 import pytest
 import torch
-from meteora_rs.texts.loss import response_losses, token_losses
+from meteora_rs.texts.loss import evaluating, response_losses, token_losses
 from tiny import adapter
 from tiny_numbers import VOCABULARY, attached
 from tiny_text import save_model
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PAIRS = [("how many plums do I have ?", "two"), ("tell me of Paris .", "law says yes"), ("tell me", "no")]
@@ -49,3 +52,26 @@ def test_token_losses_count_the_last_tokens_alone_whatever_the_batch() -> None:
         own = [-chances[place - 1, ids[place]].item() for place in range(len(ids) - count, len(ids))]
         assert counted == count
         assert nats == pytest.approx(sum(own), rel=1e-4)
+
+
+def test_the_mode_is_that_of_before_when_the_last_of_several_threads_is_done() -> None:
+    model, both = nn.Dropout(), Barrier(2, timeout=60)
+
+    def first() -> None:
+        with evaluating(model):
+            both.wait()  # the second comes before the first is done
+            both.wait()
+        both.wait()
+
+    def second() -> bool:
+        both.wait()
+        with evaluating(model):
+            both.wait()
+            both.wait()
+            return model.training
+
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.submit(first), threads.submit(second)
+        one.result()
+        assert not other.result()
+    assert model.training

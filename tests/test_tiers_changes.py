@@ -146,15 +146,15 @@ def test_gates_that_change_while_it_is_reloaded(tiered: Meteora, monkeypatch: py
 
 
 def test_one_that_is_unloaded_while_its_reload_is_read(tiered: Meteora, monkeypatch: pytest.MonkeyPatch) -> None:
-    check = Load._check
+    check = Load.check
 
-    def checked(load: Load) -> Any:
-        gate = check(load)
+    def checked(load: Load) -> Load:
+        check(load)
         tiered.unload_adapter("a")
-        return gate
+        return load
 
-    monkeypatch.setattr(Load, "_check", checked)
-    with pytest.raises(AdapterNotFoundError, match="'a'"):
+    monkeypatch.setattr(Load, "check", checked)
+    with pytest.raises(AdapterNotFoundError, match='no adapter named "a"'):
         tiered.reload_adapter("a", adapter(tiered.model, 4, seed=9))
 
 
@@ -162,7 +162,7 @@ def in_place(model: PreTrainedModel) -> tuple[Meteora, Load]:
     """Room for one, "a", and a reload that is writing over it."""
     meteora = attached(model, slots=1)
     meteora.load_adapter(adapter(model, 4, seed=0), "a")
-    load = meteora._loader(adapter(model, 4, seed=1), "a", None, None, None, reload=True)(Cancellation())
+    load = meteora._load(adapter(model, 4, seed=1), "a", None, None, None, reload=True).check().prepare(Cancellation())
     assert load._reservation is not None and load._reservation.in_place
     return meteora, load
 
@@ -188,7 +188,11 @@ def test_what_is_reloaded_in_its_own_place_does_not_rest(model: PreTrainedModel,
 
 
 def test_of_two_under_one_name_one_is_refused(tiered: Meteora, model: PreTrainedModel) -> None:
-    load = tiered._loader(adapter(model, 4, seed=0), "new", "arrow", None, None, reload=False)(Cancellation())
+    load = (
+        tiered._load(adapter(model, 4, seed=0), "new", "arrow", None, None, reload=False)
+        .check()
+        .prepare(Cancellation())
+    )
     tiered.register_adapter(adapter(model, 4, seed=1), "new")
     with pytest.raises(AdapterInUseError, match="meanwhile"):
         load.publish()

@@ -83,7 +83,11 @@ def test_what_is_registered_no_more_is_not_found(tiered: Meteora) -> None:
 
 def load_in_the_middle(meteora: Meteora) -> None:
     """A load that is published when another has registered its name."""
-    load = meteora._loader(adapter(meteora.model, 4), "new", "arrow", None, None, reload=False)(Cancellation())
+    load = (
+        meteora._load(adapter(meteora.model, 4), "new", "arrow", None, None, reload=False)
+        .check()
+        .prepare(Cancellation())
+    )
     meteora.register_adapter(adapter(meteora.model, 4), "new")
     load.publish()
 
@@ -106,7 +110,11 @@ def register_in_the_middle(meteora: Meteora) -> None:
 def reload_in_the_middle(meteora: Meteora) -> None:
     """One that changes the host's copy alone, published when its adapter has gone."""
     meteora.register_adapter(adapter(meteora.model, 4), "new")
-    load = meteora._loader(adapter(meteora.model, 4, seed=1), "new", None, None, None, reload=True)(Cancellation())
+    load = (
+        meteora._load(adapter(meteora.model, 4, seed=1), "new", None, None, None, reload=True)
+        .check()
+        .prepare(Cancellation())
+    )
     meteora.unload_adapter("new")
     load.publish()
 

@@ -10,11 +10,11 @@ from meteora_rs.handle.handle import Handle
 class Meteora(Handle):
     """The handle that `attach` returns; one for each model."""
 
-    def save_pretrained(self, folder: str | Path, *, statistics: bool = True) -> None:
+    def save_pretrained(self, folder: str | Path, *, kept_texts: bool = True) -> None:
         """Write adapters, gates and config as a bundle that `attach_pretrained` reads (see `meteora_rs.bundles`).
 
-        With `statistics` also what the last fit kept, if there was one: `load_adapter(gate=[…])` needs it. Requests,
-        loads and unloads go on meanwhile; what is written is what was live or registered at the start.
+        With `kept_texts` also those that the last fit kept, if there was one: `load_adapter(gate=[…])` needs them.
+        Requests, loads and unloads go on meanwhile; what is written is what was live or registered at the start.
 
         Raises:
             AdapterInUseError: an adapter is being reloaded in its own place; save again when that has ended.
@@ -26,7 +26,7 @@ class Meteora(Handle):
         from meteora_rs.bundles.save import save_bundle
 
         self._require_attached()
-        save_bundle(self, folder, statistics=statistics)
+        save_bundle(self, folder, kept_texts=kept_texts)
 
     def detach(self) -> None:
         """Give the model back, bit for bit what it was; this handle is of no use afterwards."""

@@ -5,7 +5,7 @@ meteora.json                     format version, config, bytes of the element in
                                  in the host's memory last), hashes, aliases and groups (`names`)
 gates.safetensors                "<adapter>/<site path>.gate" [in] float32, "<adapter>/<site path>.gate_bias" [1];
                                  a site whose row equals its input group's leader's is left out
-statistics.safetensors           what the last fit kept for adapters that come later (`gates.fit.kept`); may be missing
+statistics.safetensors           texts that the last fit kept for later adapters (`gates.kept`); may be missing
 flow.safetensors                 the gate that weights whole layers (`gates.flow`), if one was set
 adapters/<name>/                 a PEFT folder
 """

@@ -12,14 +12,16 @@ from meteora_rs.bundles.manifest import (
     ADAPTERS,
     FLOW,
     GATES,
+    KEPT_TEXTS,
     MANIFEST,
-    STATISTICS,
     Manifest,
     sha256_of,
     shapes_of,
     stamp_of,
 )
 from meteora_rs.errors import AdapterFormatError
+from meteora_rs.gates.flow import FlowGate, decoder_layers
+from meteora_rs.gates.kept import KeptTexts
 from meteora_rs.handle.handle import Handle
 from meteora_rs.routes import BASE
 
@@ -38,18 +40,14 @@ def load_bundle(meteora: Handle, folder: str | Path, manifest: Manifest) -> None
     gates_path = folder / GATES
     _compare_hash("gates", gates_path, manifest.gates_sha256)
     rows = _gate_rows(meteora, load_file(gates_path), gates_path)
-    statistics = None
-    if manifest.statistics_sha256 is not None:
-        from meteora_rs.gates.fit.kept import KeptStatistics
-
-        _compare_hash("statistics", folder / STATISTICS, manifest.statistics_sha256)
+    kept_texts = None
+    if manifest.kept_texts_sha256 is not None:
+        _compare_hash("texts of a fit", folder / KEPT_TEXTS, manifest.kept_texts_sha256)
         groups = [group.leader.path for group in meteora.groups]
         vocabulary = meteora.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-        statistics = KeptStatistics.load(folder / STATISTICS, groups, vocabulary)
+        kept_texts = KeptTexts.load(folder / KEPT_TEXTS, groups, vocabulary)
     flow = None
     if manifest.flow_sha256 is not None:
-        from meteora_rs.gates.flow import FlowGate, decoder_layers
-
         _compare_hash("flow gate", folder / FLOW, manifest.flow_sha256)
         flow = FlowGate.load(folder / FLOW, decoder_layers(meteora))
     for adapter in manifest.adapters:
@@ -67,7 +65,7 @@ def load_bundle(meteora: Handle, folder: str | Path, manifest: Manifest) -> None
         if kind == "fitted" and BASE in rows:
             names.append(BASE)
         meteora.set_gates({name: rows[name] for name in names}, kind=kind)
-    meteora.statistics = statistics
+    meteora.kept_texts = kept_texts
     meteora.set_flow_gate(flow)
     manifest.names.give(meteora)
     if stamp_of(folder / MANIFEST) != manifest.stamp:  # not everything has a hash in the manifest

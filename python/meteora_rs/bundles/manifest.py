@@ -18,7 +18,8 @@ from meteora_rs.sites.site import Site
 
 FORMAT = 1
 MANIFEST, GATES, ADAPTERS = "meteora.json", "gates.safetensors", "adapters"
-STATISTICS, FLOW = "statistics.safetensors", "flow.safetensors"
+KEPT_TEXTS, FLOW = "statistics.safetensors", "flow.safetensors"
+"""The former has its name, here and in the manifest, from when a fit kept sums: bundles are not written anew for it."""
 
 KINDS = ("none", "arrow", *GIVEN)
 """Of gates."""
@@ -32,7 +33,7 @@ class Manifest:
     sites: dict[str, list[int]]
     adapters: list[dict[str, Any]]
     gates_sha256: str
-    statistics_sha256: str | None
+    kept_texts_sha256: str | None
     flow_sha256: str | None
     element_size: int
     names: BundleNames

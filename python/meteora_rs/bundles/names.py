@@ -47,10 +47,6 @@ class BundleNames:
             _check(f"group {group!r}", [group, *members], path)
         return cls(aliases, groups)
 
-    def among(self, adapters: Collection[str]) -> BundleNames:
-        """The same without aliases of others than these adapters; the members of a group may be missing."""
-        return BundleNames({alias: name for alias, name in self.aliases.items() if name in adapters}, self.groups)
-
     def give(self, meteora: Naming) -> None:
         """Let them stand for the adapters of `meteora`. Raises: as `set_alias` and `set_group`."""
         for alias, adapter in self.aliases.items():

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from meteora_rs.files.peft_folder import live_modules, peft_parts
-from meteora_rs.files.source import parse
+from meteora_rs.files.peft_folder import live_modules, parse_own
 from meteora_rs.gate_kinds import ArrowGate, TensorGate
 from meteora_rs.routes import BASE
 from meteora_rs.serving.gate_change import Changes
@@ -39,5 +38,5 @@ def arrow_gates(meteora: Meteora) -> Iterator[None]:
 
 
 def _arrow(meteora: Meteora, record: AdapterRecord) -> ArrowGate:
-    config, tensors = peft_parts(live_modules(meteora.sites, record.slot))
-    return ArrowGate(parse(meteora._registry, {"config": config, "tensors": tensors}, record.name), meteora.sites)
+    modules = live_modules(meteora.sites, record.slot)
+    return ArrowGate(parse_own(meteora.sites, modules, record.name), meteora.sites)

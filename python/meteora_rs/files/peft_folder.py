@@ -6,17 +6,24 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from meteora_rs import _native
+from meteora_rs.files.source import parse
 from meteora_rs.files.tensor_file import save_tensors
+from meteora_rs.limits import Limits
 from meteora_rs.ops.layout import TableEntry, slot_rows
 from meteora_rs.sites.site import Site
+
+NONE = Limits(**{field.name: 127 if field.name == "max_json_depth" else 1 << 62 for field in fields(Limits)})
+
+Value = TypeVar("Value")
 
 Module = tuple[str, Tensor, Tensor, float]
 """(site path, A `[rank, in]`, B transposed `[rank, out]`, scaling)"""
@@ -38,13 +45,15 @@ def resting_modules(sites: Sequence[Site], copy: _native.HostCopy) -> Iterator[M
         yield sites[index].path, lora_a, lora_b, scaling
 
 
-def write_peft_folder(modules: Iterable[Module], folder: Path) -> str:
+def write_peft_folder(modules: Iterable[Module], folder: Path, paths: Iterable[str]) -> str:
     """Write `adapter_config.json` and `adapter_model.safetensors`; returns the latter's SHA-256.
+
+    paths: of all modules of the model, so that those of one name which are alike are named by that, as users do.
 
     Raises:
         OSError: the folder can't be written.
     """
-    config, tensors = peft_parts(modules)
+    config, tensors = peft_parts(modules, paths)
     folder.mkdir(parents=True)
     weights = folder / "adapter_model.safetensors"
     save_tensors(tensors, weights, metadata={"format": "pt"})
@@ -52,8 +61,8 @@ def write_peft_folder(modules: Iterable[Module], folder: Path) -> str:
     return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
-def peft_parts(modules: Iterable[Module]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The config and the tensors of an adapter.
+def peft_parts(modules: Iterable[Module], paths: Iterable[str] = ()) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config and the tensors of an adapter; `paths` as in `write_peft_folder`.
 
     The weights are those that are served, bit for bit and in their own dtype; ranks and scalings that differ by
     site become `rank_pattern` and `alpha_pattern`.
@@ -68,10 +77,20 @@ def peft_parts(modules: Iterable[Module]) -> tuple[dict[str, Any], dict[str, Ten
         ranks[path] = len(a)
         # scaling = alpha / r in float32; a double holds scaling · r exactly, so reading it back gives the same.
         alphas[path] = scaling * len(a)
-    return _config(ranks, alphas), tensors
+    return _config(ranks, alphas, list(paths)), tensors
 
 
-def _config(ranks: dict[str, int], alphas: dict[str, float]) -> dict[str, Any]:
+def parse_own(sites: Sequence[Site], modules: Iterable[Module], name: str) -> _native.Adapter:
+    """The adapter of modules that are in memory already, as it would be read from files.
+
+    Limits are for what strangers bring: this one names its linears one by one, where its own config took a word.
+    """
+    shapes = [(site.path, site.in_features, site.out_features, 0) for site in sites]
+    config, tensors = peft_parts(modules)
+    return parse(_native.Registry(1, 8, 4, shapes, asdict(NONE)), {"config": config, "tensors": tensors}, name)
+
+
+def _config(ranks: dict[str, int], alphas: dict[str, float], paths: Sequence[str]) -> dict[str, Any]:
     rank = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
     return {
@@ -81,7 +100,16 @@ def _config(ranks: dict[str, int], alphas: dict[str, float]) -> dict[str, Any]:
         "bias": "none",
         "r": rank,
         "lora_alpha": int(alpha) if math.isfinite(alpha) and alpha == int(alpha) else alpha,
-        "target_modules": sorted(ranks),
-        "rank_pattern": {path: each for path, each in ranks.items() if each != rank},
-        "alpha_pattern": {path: each for path, each in alphas.items() if each != alpha},
+        "target_modules": sorted(_by_name(dict.fromkeys(ranks, True), paths)),
+        "rank_pattern": {key: each for key, each in _by_name(ranks, paths).items() if each != rank},
+        "alpha_pattern": {key: each for key, each in _by_name(alphas, paths).items() if each != alpha},
     }
+
+
+def _by_name(values: Mapping[str, Value], paths: Iterable[str]) -> dict[str, Value]:
+    """Values by path; by the last component alone where all modules of the model that end in it have the same."""
+    found: dict[str, set[Value | None]] = {}
+    for path in paths:
+        found.setdefault(path.rpartition(".")[2], set()).add(values.get(path))
+    alike = {name for name, each in found.items() if len(each) == 1}
+    return {name if (name := path.rpartition(".")[2]) in alike else path: each for path, each in values.items()}

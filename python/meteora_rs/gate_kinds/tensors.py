@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from meteora_rs import _native
 from meteora_rs.errors import AdapterFormatError
+from meteora_rs.gate_kinds.gate import Gate
 from meteora_rs.sites.site import Site
 
 LARGEST = torch.finfo(torch.float32).max
@@ -16,7 +16,7 @@ LARGEST = torch.finfo(torch.float32).max
 Row = Tensor | tuple[Tensor, float]
 
 
-class TensorGate:
+class TensorGate(Gate):
     """One row for each site: `{path: tensor [in]}` or `{path: (tensor [in], bias)}`, logit = row · x + bias.
 
     A path may be that of a site or of the leader of its input group, whose row then serves the whole group. Rows
@@ -27,8 +27,8 @@ class TensorGate:
     """
 
     def __init__(self, name: str, rows: Mapping[str, Row], sites: Sequence[Site], kind: str = "tensors") -> None:
+        super().__init__(sites)
         self.kind = kind
-        self._sites = sites
         paths = {site.path: site for site in sites}
         leaders = {site.group: site.path for site in sites if site.leads}
         unknown = sorted(set(rows) - set(paths))
@@ -45,10 +45,6 @@ class TensorGate:
     def parts(self) -> tuple[list[tuple[int, float, bool]], None]:
         """The rows, by address."""
         return [(row.data_ptr(), bias, False) for row, bias in self._rows], None
-
-    def write(self, slot: int, *, like: int | None = None, clear: bool = False) -> None:
-        """Fill row `slot` of every site."""
-        _native.write_gates([site.kernel for site in self._sites], slot, *self.parts(), like, clear)
 
 
 def _check(name: str, path: str, value: Row, width: int) -> tuple[Tensor, float]:

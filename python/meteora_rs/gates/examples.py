@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from meteora_rs import _native
 from meteora_rs.errors import AdapterInUseError, CapacityError, MeteoraError
-from meteora_rs.files.source import AdapterSource, parse
+from meteora_rs.files.source import AdapterSource
 from meteora_rs.gates.fit.beside import Given, rows_beside
 from meteora_rs.gates.fit.data import Example, Text, check_texts, make_examples
 from meteora_rs.gates.fit.fit import TESTS_PER_CLASS, own_tokenizer
+from meteora_rs.gates.fit.keep import kept_texts
 from meteora_rs.gates.gated import Gated
 from meteora_rs.serving.cancel import Cancellation
+from meteora_rs.serving.caution import say
 from meteora_rs.serving.load import Load
 
 FEWEST = 8
@@ -36,58 +38,63 @@ def load_with_examples(
     *,
     reload: bool,
     if_generation: int | None,
-    cancellation: Cancellation,
 ) -> Load:
-    """Prepare the load of an adapter with a gate row from a few examples of its work (`rows_from_examples`).
+    """The load of an adapter with a gate row from a few examples of its work (`rows_from_examples`).
 
-    It is loaded twice: the first time under a name of its own, by which the texts are read; `Auto` can't choose
-    that one. So a request sees the adapter with its row or not at all, and a failure leaves nothing. Needs a free
-    slot and rows for that first time, also in a reload.
+    It is written twice: the first time to a slot that no request knows, where the texts are read. So a request sees the
+    adapter with its row or not at all, and a failure leaves nothing. Needs a free slot and rows for that first time,
+    also in a reload.
     """
-    if not meteora._rests(name):
-        # What is wrong with it is said before its texts are read, and under its own name.
-        with contextlib.suppress(CapacityError):
-            adapter = parse(meteora._registry, source, name, revision)
-            meteora._registry.reserve(adapter, reload, if_generation).abandon()
-    trial = f"trial-{secrets.token_hex(8)}"
-    cancellation.hold()
-    meteora._trials.add(trial)
-    try:
-        meteora._load_class(meteora, source, trial, "none", revision=revision).prepare(Cancellation()).publish()
-        try:
-            rows, examples = rows_from_examples(meteora, trial, name, texts, tokenizer, cancellation.check)
-        finally:
-            meteora.unload_adapter(trial)
-    finally:
-        meteora._trials.discard(trial)
+    read: list[Example] = []
+
+    def rows(adapter: _native.Adapter, cancellation: Cancellation) -> dict[str, tuple[Tensor, float]]:
+        if not meteora._rests(name):
+            with contextlib.suppress(CapacityError):  # what is wrong with it is said before its texts are read
+                meteora._registry.reserve(adapter, reload, if_generation).abandon()
+        cancellation.hold()
+        with _seated(meteora, source, name, revision, cancellation) as seat:
+            found, read[:] = rows_from_examples(meteora, seat, name, texts, tokenizer, cancellation.check)
+        return found
 
     def published() -> None:  # others may have come meanwhile
-        if meteora.statistics is not None:
-            meteora.statistics = meteora.statistics.with_class(name, examples)
+        if meteora.kept_texts is not None:
+            meteora.kept_texts = meteora.kept_texts.with_class(name, kept_texts(read, 0, name))
 
-    load = meteora._load_class(
-        meteora,
-        source,
-        name,
-        rows,
-        revision=revision,
-        reload=reload,
-        if_generation=if_generation,
-        kind="examples",
-        published=published,
+    return meteora._load_class(
+        meteora, source, name, rows, revision=revision, reload=reload, if_generation=if_generation, published=published
     )
-    return load.prepare(cancellation)
+
+
+@contextlib.contextmanager
+def _seated(
+    meteora: Gated, source: AdapterSource, name: str, revision: str | None, cancellation: Cancellation
+) -> Iterator[int]:
+    """Inside the block the adapter is in a slot that no request knows: which one.
+
+    Raises: as `Load.prepare`, of `name`.
+    """
+    # What is reserved has its adapter's name, which that of the adapter itself may not be: a reload has it still, and
+    # whoever loads, pins or unloads would be refused for as long as texts are read. So it is parsed once more.
+    trial = f"trial-{secrets.token_hex(8)}"
+    load = meteora._load_class(meteora, source, trial, "none", revision=revision)
+    with contextlib.ExitStack() as seat:
+        try:
+            slot = seat.enter_context(load.check().seated(cancellation))
+        except MeteoraError as error:
+            error.args = (str(error).replace(trial, name),)
+            raise
+        yield slot
 
 
 def rows_from_examples(
     meteora: Gated,
-    live: str,
+    seat: int,
     name: str,
     texts: Sequence[Text],
     tokenizer: Any,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, tuple[Tensor, float]], list[Example]]:
-    """Gate rows from texts of the adapter `live`'s work, and these texts as they were read.
+    """Gate rows from texts of the work of the adapter in the slot `seat`, and these texts as they were read.
 
     They are read beside the texts that the fit kept of the other classes (`fit.beside.rows_beside`): once, some of
     them, with the adapter itself at work, and then all with the rows just found and the others' in force.
@@ -98,15 +105,15 @@ def rows_from_examples(
             can't be told from it now. Both name the other.
 
     Raises:
-        MeteoraError: no statistics are kept: `fit_gates` was never run, or the bundle came without.
+        MeteoraError: no texts are kept: `fit_gates` was never run, or the bundle came without.
         AdapterInUseError: `fit_gates` is running, or has run while the texts were read.
         ValueError: fewer than 8 texts of two tokens, or something that is no text.
     """
-    kept = meteora.statistics
+    kept = meteora.kept_texts
     if kept is None:
         raise MeteoraError(
-            f"adapter {name!r}: a list of examples needs the statistics of a fit; run fit_gates(), or load a "
-            "bundle saved with its statistics, or give gate='arrow'"
+            f"adapter {name!r}: a list of examples needs the texts that a fit keeps; run fit_gates(), or load "
+            "a bundle saved with them, or give gate='arrow'"
         )
     if meteora._fitting.locked():
         raise AdapterInUseError(f"adapter {name!r}: gates are being fitted; load it with examples when that has ended")
@@ -123,8 +130,8 @@ def rows_from_examples(
         seed=0,
     )
     _require_enough(name, len(examples))
-    rows, given = rows_beside(meteora, kept, live, name, examples, check)
-    if meteora.statistics is None or not meteora.statistics.is_of_the_same_fit(kept):
+    rows, given = rows_beside(meteora, kept, seat, name, examples, check)
+    if meteora.kept_texts is None or not meteora.kept_texts.is_of_the_same_fit(kept):
         raise AdapterInUseError(f"adapter {name!r}: gates were fitted anew while its examples were read; load it again")
     _warn(name, given)
     return rows, examples
@@ -137,10 +144,8 @@ def _require_enough(name: str, count: int) -> None:
 
 def _warn(name: str, given: Given) -> None:
     for other in given.resting:
-        warnings.warn(
+        say(
             f"adapter {name!r}: {other!r} is not on the device, so the new gate has not been told from its texts",
-            UserWarning,
-            stacklevel=6,
         )
     if not given.lost:
         return
@@ -148,9 +153,7 @@ def _warn(name: str, given: Given) -> None:
     lost, taken = given.lost[loser], given.taken[robbed]
     if max(lost, taken) > LOST:
         own, others = f"{lost:.0%} of its tokens go to {loser!r}", f"{taken:.0%} of {robbed!r}'s tokens go to it"
-        warnings.warn(
+        say(
             f"adapter {name!r}: {own if lost >= taken else others}: few examples can't tell the two apart; "
             "fit_gates() with texts of both, or use one of them by name",
-            UserWarning,
-            stacklevel=6,
         )

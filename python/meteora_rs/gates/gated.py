@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from meteora_rs.gates.flow import FlowGate, checked, install
+from meteora_rs.gates.kept import KeptTexts
 from meteora_rs.serving.loads import Loads
-
-if TYPE_CHECKING:
-    from meteora_rs.gates.fit.kept import KeptStatistics
-    from meteora_rs.gates.flow import FlowGate
 
 
 class Gated(Loads):
     """A model whose gates can be fitted and trained."""
 
-    statistics: KeptStatistics | None = None
+    kept_texts: KeptTexts | None = None
     """What the last fit kept for adapters that come with a few examples (`load_adapter(gate=[…])`)."""
     _flow: FlowGate | None = None
     _flow_hooks = False
 
     def _forget_texts(self, name: str) -> None:
-        if self.statistics is not None:
-            self.statistics = self.statistics.without_class(name)
+        if self.kept_texts is not None:
+            self.kept_texts = self.kept_texts.without_class(name)
 
     @property
     def flow_gate(self) -> FlowGate | None:
@@ -38,8 +35,6 @@ class Gated(Loads):
             AdapterNotFoundError: one of its adapters is not live.
             AdapterFormatError: it was made for another model.
         """
-        from meteora_rs.gates.flow import checked
-
         with self._writer:
             self._require_attached()
             flow = None if gate is None else checked(gate, self)
@@ -68,7 +63,5 @@ class Gated(Loads):
     def _follow_flow_gates(self) -> None:
         """Hook the decoder layers, once; who never has a flow gate pays nothing for it."""
         if not self._flow_hooks:
-            from meteora_rs.gates.flow import install
-
             self._patch.on_remove(install(self))
             self._flow_hooks = True

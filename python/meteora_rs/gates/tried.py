@@ -22,22 +22,27 @@ Rows = tuple[Tensor, Tensor]
 class Classes:
     """Live adapters, and `"__base__"` if it is among them, to choose from by rows that are given with each call.
 
-    Also those that no other request's gates could choose yet.
+    Also those that no other request's gates could choose yet. A gate for whole layers has no part in it.
     """
 
-    def __init__(self, meteora: Attached, names: Sequence[str], top_k: int) -> None:
-        """Takes a snapshot of the adapters.
+    def __init__(
+        self, meteora: Attached, names: Sequence[str], top_k: int, seats: Mapping[str, int] | None = None
+    ) -> None:
+        """Takes a snapshot of the adapters; `seats`: slots of those among `names` that are not live, and stay there as
+        long as this is used.
 
         Raises:
             AdapterNotFoundError: a name that no live adapter has.
         """
-        adapters = [name for name in names if name != BASE]
+        seats = seats or {}
+        adapters = [name for name in names if name != BASE and name not in seats]
         plan = meteora._context.plan([Mix(dict.fromkeys(adapters, 1.0)) if adapters else BASE], None, top_k)
         n_slots = meteora._registry.slots  # the base gets one more than there are
-        places = {name: slot for slot, name in plan.native.names()} | {BASE: n_slots}
+        places = {name: slot for slot, name in plan.native.names()} | {BASE: n_slots, **seats}
         slots = [places[name] for name in names]
         record = auto_record(slots, n_slots + 1)
         self.plan: Plan = plan.rerouted(torch.tensor([record, record], dtype=torch.int32))
+        self.plan.flow = None
         self._slots = torch.tensor(slots, dtype=torch.int64)
         self._n_slots = n_slots + 1
 

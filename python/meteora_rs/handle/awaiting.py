@@ -42,7 +42,7 @@ class Awaiting(Loading):
         Raises:
             asyncio.CancelledError: cancelled; nothing has happened. Others as `load_adapter`.
         """
-        return await self._loaded(self._loader(source, adapter_name, gate, revision, tokenizer, reload=False))
+        return await self._loaded(self._load(source, adapter_name, gate, revision, tokenizer, reload=False))
 
     async def areload_adapter(
         self,
@@ -59,10 +59,8 @@ class Awaiting(Loading):
         Raises:
             asyncio.CancelledError: cancelled; the old weights are live. Others as `reload_adapter`.
         """
-        prepare = self._loader(
-            source, adapter_name, gate, revision, tokenizer, reload=True, if_generation=if_generation
-        )
-        return await self._loaded(prepare)
+        load = self._load(source, adapter_name, gate, revision, tokenizer, reload=True, if_generation=if_generation)
+        return await self._loaded(load)
 
     async def aunload_adapter(self, adapter_name: str, *, wait: float | None = None) -> Unloaded:
         """As `unload_adapter`; other tasks run while it waits.
@@ -81,11 +79,18 @@ class Awaiting(Loading):
                     pause = min(2 * pause, LONGEST_PAUSE)
         return self._unloaded(retired)
 
-    async def _loaded(self, prepare: Callable[[Cancellation], Load]) -> AdapterRecord:
+    async def _loaded(self, load: Load) -> AdapterRecord:
         cancellation = Cancellation()
-        future = asyncio.get_running_loop().run_in_executor(self._loaders, _prepared, prepare, cancellation)
+        await self._in_thread(lambda _: load.check(), cancellation)
+        load.warn()
+        await self._in_thread(load.prepare, cancellation)
+        return load.publish()
+
+    async def _in_thread(self, stage: Callable[[Cancellation], Load], cancellation: Cancellation) -> None:
+        """Go through a stage of a load on a thread of the loads'."""
+        future = asyncio.get_running_loop().run_in_executor(self._loaders, _unless_asked, stage, cancellation)
         try:
-            load = await asyncio.shield(future)
+            await asyncio.shield(future)
         except asyncio.CancelledError:
             if cancellation.cancel():
                 await _ended(future)
@@ -96,15 +101,13 @@ class Awaiting(Loading):
                     lambda done: done.cancelled() or done.exception()
                 )  # that it stopped is no news
             raise
-        assert load is not None
-        return load.finish()
 
 
-def _prepared(prepare: Callable[[Cancellation], Load], cancellation: Cancellation) -> Load | None:
+def _unless_asked(stage: Callable[[Cancellation], Load], cancellation: Cancellation) -> Load | None:
     """None if it has failed after it was cancelled: nobody asks for that error, and a loop that closes just then would
     say so."""
     try:
-        return prepare(cancellation)
+        return stage(cancellation)
     except Exception:
         if cancellation.asked:
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,7 +10,6 @@ from meteora_rs.attached.record import AdapterRecord
 from meteora_rs.files.source import AdapterSource
 from meteora_rs.gate_kinds import GateSource
 from meteora_rs.gates.gated import Gated
-from meteora_rs.serving.cancel import Cancellation
 from meteora_rs.serving.load import Load
 
 
@@ -48,8 +47,7 @@ class Loading(Gated):
             ValueError: no such kind of gate, too few texts, or a `revision` of what is no hub id.
             OSError: the files can't be read.
         """
-        prepare = self._loader(source, adapter_name, gate, revision, tokenizer, reload=False)
-        return prepare(Cancellation()).finish()
+        return self._load(source, adapter_name, gate, revision, tokenizer, reload=False).run()
 
     def reload_adapter(
         self,
@@ -76,10 +74,8 @@ class Loading(Gated):
             AdapterInUseError: its generation is not `if_generation`, or it is being changed by another call.
                 Others as `load_adapter`; the old weights then stay live.
         """
-        prepare = self._loader(
-            source, adapter_name, gate, revision, tokenizer, reload=True, if_generation=if_generation
-        )
-        return prepare(Cancellation()).finish()
+        load = self._load(source, adapter_name, gate, revision, tokenizer, reload=True, if_generation=if_generation)
+        return load.run()
 
     def pin_adapter(self, adapter_name: str, pinned: bool = True) -> None:
         """Protect an adapter from unloading and eviction, or no longer; one that is not on the device is brought in.
@@ -92,7 +88,7 @@ class Loading(Gated):
             self._require_attached()
             self._registry.pin(adapter_name, pinned)
 
-    def _loader(
+    def _load(
         self,
         source: AdapterSource,
         name: str,
@@ -102,23 +98,15 @@ class Loading(Gated):
         *,
         reload: bool,
         if_generation: int | None = None,
-    ) -> Callable[[Cancellation], Load]:
-        """What prepares the load, to be called in whichever thread."""
+    ) -> Load:
+        """The load, of which nothing is done yet."""
         self._require_attached()
         if gate is None or isinstance(gate, (str, Mapping)):
             return self._load_class(
                 self, source, name, gate, revision=revision, reload=reload, if_generation=if_generation
-            ).prepare
+            )
         from meteora_rs.gates.examples import load_with_examples
 
-        return lambda cancellation: load_with_examples(
-            self,
-            source,
-            name,
-            gate,
-            revision,
-            tokenizer,
-            reload=reload,
-            if_generation=if_generation,
-            cancellation=cancellation,
+        return load_with_examples(
+            self, source, name, gate, revision, tokenizer, reload=reload, if_generation=if_generation
         )

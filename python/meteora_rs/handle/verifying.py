@@ -7,7 +7,7 @@ from pathlib import Path
 
 from meteora_rs.attached.record import AdapterRecord
 from meteora_rs.errors import AdapterFormatError, AdapterInUseError, MeteoraError
-from meteora_rs.files.peft_folder import Module, live_modules, peft_parts, resting_modules
+from meteora_rs.files.peft_folder import Module, live_modules, parse_own, resting_modules
 from meteora_rs.files.source import MEMORY, parse
 from meteora_rs.serving.served import Served
 
@@ -58,8 +58,7 @@ class Verifying(Served):
         # A path is never looked for on the hub.
         source = record.source if self._registry.has_root else Path(record.source)
         files = parse(self._registry, source, record.name).content_hash()
-        config, tensors = peft_parts(served)
-        if files != parse(self._registry, {"config": config, "tensors": tensors}, record.name).content_hash():
+        if files != parse_own(self.sites, served, record.name).content_hash():
             if self._weights(record.name) != record.weights:
                 raise AdapterInUseError(f"adapter {record.name!r} was replaced while it was verified; verify it again")
             raise AdapterFormatError(

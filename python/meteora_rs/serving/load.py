@@ -1,9 +1,10 @@
-"""One load, stage by stage: parse, check, reserve, write, publish."""
+"""One load, stage by stage: parse, check, warn, reserve, write, publish."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 from meteora_rs import _native, gate_kinds
 from meteora_rs.attached.record import GIVEN, AdapterRecord
@@ -16,12 +17,16 @@ from meteora_rs.serving.caution import warn_of_missing
 from meteora_rs.serving.served import Served
 from meteora_rs.sites.groups import equal_gates
 
+MakeRows: TypeAlias = Callable[[_native.Adapter, Cancellation], Mapping[str, Row]]
+"""Makes the gate rows of an adapter that has been checked, for which it may have to be seen at work."""
+
 
 class Load:
-    """An adapter on its way in: all but the last step in any thread, without a lock that a request takes.
+    """An adapter on its way in: what is long in any thread, without a lock that a request takes.
 
-    `prepare` parses, checks, reserves and writes; the long parts run without the GIL. `publish` is the one step after
-    which requests see it; before, `abandon` leaves nothing behind.
+    `check` parses, `warn` speaks to the caller, in whose thread it is called, `prepare` reserves and writes; the long
+    parts run without the GIL. `publish` is the one step after which requests see it; before, `abandon` leaves nothing
+    behind.
     """
 
     def __init__(
@@ -29,33 +34,60 @@ class Load:
         meteora: Served,
         source: AdapterSource,
         name: str,
-        gate: str | Mapping[str, Row] | None,
+        gate: str | Mapping[str, Row] | MakeRows | None,
         *,
         revision: str | None = None,
         reload: bool = False,
         if_generation: int | None = None,
-        kind: str | None = None,
         published: Callable[[], None] = lambda: None,
     ) -> None:
         self._meteora, self._source, self._name, self._gate = meteora, source, name, gate
         self._revision, self._reload, self._if_generation = revision, reload, if_generation
-        self._kind = kind
         self._published = published
+        self._given: Gate | None = None
         self._reservation: _native.Reservation | None = None
         self._prepared: Gate | None = None
 
+    def run(self) -> AdapterRecord:
+        """All stages in this thread. Raises: as `Meteora.load_adapter`."""
+        self.check()
+        self.warn()
+        return self.prepare(Cancellation()).publish()
+
+    def check(self) -> Load:
+        """Parse it, and check all that needs no place; nothing is taken or changed.
+
+        Raises: as `Meteora.load_adapter`.
+        """
+        meteora = self._meteora
+        if self._gate is None and not self._reload:
+            raise ValueError('gate must be "arrow", "none", a list of texts or a dict of tensors, not None')
+        with meteora.times.stage("parse"):
+            self._adapter = parse(meteora._registry, self._source, self._name, self._revision)
+        if self._gate is not None and not callable(self._gate):
+            self._given = gate_kinds.resolve(self._gate, self._adapter, meteora.sites)
+        return self
+
+    def warn(self) -> None:
+        """Warn of what it lacks, before anybody makes room for it: a filter may make that an error.
+
+        Warns:
+            UserWarning: linears that its config targets have no tensors.
+        """
+        warn_of_missing(self._adapter)
+
     def prepare(self, cancellation: Cancellation) -> Load:
-        """Write the adapter where nobody reads; on any error nothing has happened.
+        """Write what has been checked where nobody reads; on any error nothing has happened.
 
         Raises:
             Stopped: cancelled. Others as `Meteora.load_adapter`.
         """
-        gate = self._check()
+        self._make_gate(cancellation)
         cancellation.hold()
         try:
             self._reservation = self._reserve(cancellation)
             cancellation.writing(self._reservation)
-            prepared = gate or self._kept_gate()
+            prepared = self._given or self._kept_gate()
             self._before_writing(prepared)
             self._prepared = prepared
             self._write(cancellation)
@@ -72,18 +104,26 @@ class Load:
             raise
         return self
 
-    def _check(self) -> Gate | None:
-        """Parse, and check all that needs no place; the gate that was given, if one was."""
-        meteora = self._meteora
-        if self._gate is None and not self._reload:
-            raise ValueError('gate must be "arrow", "none", a list of texts or a dict of tensors, not None')
-        with meteora.times.stage("parse"):
-            self._adapter = parse(meteora._registry, self._source, self._name, self._revision)
-        if self._gate is None:
-            return None
-        gate = gate_kinds.resolve(self._gate, self._adapter, meteora.sites)
-        gate.kind = self._kind or gate.kind
-        return gate
+    @contextmanager
+    def seated(self, cancellation: Cancellation) -> Iterator[int]:
+        """Inside the block the rank rows of what has been checked are in a slot that nobody knows: which one, for who
+        looks at what they do. Nothing of it stays.
+
+        Raises: as `prepare`.
+        """
+        try:
+            self._reservation = self._reserve(cancellation)
+            cancellation.writing(self._reservation)
+            self._write_rows()
+            yield self._reservation.slot
+        finally:
+            self.abandon()
+
+    def _make_gate(self, cancellation: Cancellation) -> None:
+        """Have the gate made, if it is one that is."""
+        if self._given is None and callable(self._gate):
+            rows = self._gate(self._adapter, cancellation)
+            self._given = gate_kinds.TensorGate(self._name, rows, self._meteora.sites, "examples")
 
     def _before_writing(self, gate: Gate) -> None:
         """What a subclass does when all has been checked; it may refuse."""
@@ -94,33 +134,22 @@ class Load:
         assert reservation is not None and gate is not None
         return self._meteora._registry.publish(reservation, self._adapter, gate.kind, gate.kind != "none")
 
-    def _write(self, cancellation: Cancellation) -> None:
-        meteora, reservation, gate = self._meteora, self._reservation, self._prepared
-        assert reservation is not None and gate is not None
+    def _write_rows(self) -> None:
+        meteora, reservation = self._meteora, self._reservation
+        assert reservation is not None
         with meteora.times.stage("pack"):
             if not reservation.write_rows(self._adapter, [site.kernel for site in meteora.sites]):
                 raise Stopped
+
+    def _write(self, cancellation: Cancellation) -> None:
+        self._write_rows()
+        meteora, reservation, gate = self._meteora, self._reservation, self._prepared
+        assert reservation is not None and gate is not None
         if not reservation.in_place:
             cancellation.check()
         with meteora.times.stage("gate"):
             gate.write(reservation.slot)
             self._equal = equal_gates(meteora.groups, reservation.slot)
-
-    def finish(self) -> AdapterRecord:
-        """Publish it, after a warning of what it lacks.
-
-        Warns:
-            UserWarning: linears that its config targets have no tensors. Where a filter makes that an error, it ends
-                the load as a cancellation does.
-
-        Raises: as `publish`.
-        """
-        try:
-            warn_of_missing(self._adapter)
-        except BaseException:
-            self.cancelled()
-            raise
-        return self.publish()
 
     def publish(self) -> AdapterRecord:
         """Let requests that begin from now on see it.

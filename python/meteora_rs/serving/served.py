@@ -22,8 +22,6 @@ class Served(Attached):
         """Adapters that are registered and not on the device (`MeteoraConfig(host_bytes=…)`)."""
         if self.tiers is not None:
             self._context.admit = self._admit
-        self._trials: set[str] = set()
-        """Adapters that are live for a load with examples to read its texts, and belong in no bundle."""
 
     def _rests(self, name: str) -> bool:
         """Whether an adapter is registered and not on the device."""

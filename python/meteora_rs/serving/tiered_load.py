@@ -23,24 +23,32 @@ class TieredLoad(Load):
 
     _copy: Copy | None = None
 
-    def prepare(self, cancellation: Cancellation) -> Load:
-        """Write the adapter where nobody reads; on any error nothing has happened.
+    def check(self) -> Load:
+        """Parse it, and check all that needs no place; nothing is taken or changed.
 
         Raises:
-            AdapterInUseError: a load under the name of a registered adapter. Others as `Load.prepare`.
+            AdapterInUseError: a load under the name of a registered adapter. Others as `Load.check`.
         """
-        tiers = self._tiers
-        if not self._reload and tiers.knows(self._name):
+        if not self._reload and self._tiers.knows(self._name):
             raise AdapterInUseError(
                 f"adapter {self._name!r} is in use: one is registered under this name; reload_adapter() replaces it, "
                 "prefetch() brings it in"
             )
+        return super().check()
+
+    def prepare(self, cancellation: Cancellation) -> Load:
+        """Write what has been checked where nobody reads; on any error nothing has happened.
+
+        Raises: as `Load.prepare`.
+        """
+        self._make_gate(cancellation)  # which may take long: then alone it is asked where the adapter is
+        tiers = self._tiers
         if not self._reload or not tiers.rests(self._name):
             return super().prepare(cancellation)
         if self._if_generation is not None:  # generations are of what is on the device
             with self._meteora._admit([("named", [self._name], [])]):
                 return super().prepare(cancellation)
-        gate = self._check()
+        gate = self._given
         if gate is None and (kind := tiers.record(self._name).gate) not in GIVEN:
             gate = gate_kinds.resolve(kind, self._adapter, self._meteora.sites)
         cancellation.check()

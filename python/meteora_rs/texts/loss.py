@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -64,14 +65,29 @@ def token_losses(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """No dropout and no gradients inside the block."""
-    training = model.training
-    model.eval()
+    """No dropout and no gradients inside the block; several threads may be in one at a time.
+
+    The mode is the model's, not a thread's: it comes back when the last has left.
+    """
+    with _MODES:
+        inside, training = _EVALUATED.get(model, (0, model.training))
+        _EVALUATED[model] = inside + 1, training
+        model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(training)
+        with _MODES:
+            inside, training = _EVALUATED.pop(model)
+            if inside > 1:
+                _EVALUATED[model] = inside - 1, training
+            else:
+                model.train(training)
+
+
+_MODES = threading.Lock()
+_EVALUATED: dict[nn.Module, tuple[int, bool]] = {}
+"""How many blocks are open for a model, and the mode that it was in before the first."""
 
 
 def encode_pair(tokenizer: Any, pair: Pair) -> tuple[list[int], list[int]]:

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from meteora_rs.errors import AdapterNotFoundError
+from meteora_rs.gates.kept import KeptTexts
 from meteora_rs.gates.tried import Classes, Rows, TriedGates
 from meteora_rs.routes import BASE
+from meteora_rs.routing.block import Block
 from meteora_rs.serving.requests import Requests
 
 from .collect import GroupActivations
 from .data import Batch, Example, one_in_three
 from .discriminant import metrics
-from .kept import KeptStatistics
 from .sweeps import Lessons, confusion, swept
 
 BATCH_TOKENS, MEMORY_BUDGET = 2048, 2 << 30
@@ -40,8 +41,8 @@ class Given:
 
 def rows_beside(
     meteora: Requests,
-    kept: KeptStatistics,
-    live: str,
+    kept: KeptTexts,
+    seat: int,
     name: str,
     examples: Sequence[Example],
     check: Callable[[], None],
@@ -53,16 +54,17 @@ def rows_beside(
         W = (S + shrinkage · diag(S))⁻¹ (mean - m) / T,   b = -W · (m + mean) / 2
 
     and from there a few steps down the cross-entropy of all tokens, in which the others' rows do not move
-    (`logistic.refine`). First on a third of the texts, the new ones with the adapter `live` at work and the others
-    with the gates in force; then on all, with these first rows in force too, for this reading alone: the new adapter's
-    low layers know little of whose text it is, and its upper ones must cope with what those choose.
+    (`logistic.refine`). First on a third of the texts, the new ones with the adapter itself at work, from the slot
+    `seat`, and the others with the gates in force; then on all, with these first rows in force too, for this reading
+    alone: the new adapter's low layers know little of whose text it is, and its upper ones must cope with what those
+    choose.
     """
-    others, fixed, all_but_new, all_classes = _competitors(meteora, kept, live, name)
+    others, fixed, all_but_new, all_classes = _competitors(meteora, kept, seat, name)
     again = _read_again(kept, others)
     reading = _Reading(meteora, [name, *others], fixed, kept.shrinkage, check)
     with TriedGates(meteora, all_but_new, fixed).request():
         named, _ = reading.rows(
-            lambda batch: nullcontext() if batch.labels.any() else meteora.routing(live),
+            lambda batch: nullcontext() if batch.labels.any() else _at_work(meteora, seat, name),
             one_in_three(examples),
             one_in_three(again),
         )
@@ -110,22 +112,31 @@ class _Reading:
             whose = f" with texts of {bad[0]!r}" if bad else ""  # squares may overflow where no mean does
             raise ValueError(f"adapter {self._names[0]!r}: an activation at {group.path} is infinite or NaN{whose}")
         middle = means[1:].mean(0) if len(means) > 1 else means[0]
-        offset = means[:1] - middle
         (metric,) = metrics(scatter, [self._shrinkage[group.path]])
-        row = metric.solve(offset)
-        bias = -(row * (middle + offset / 2)).sum(1)
-        return group.refined((row.float(), bias.float()), metric, fixed)
+        return group.refined(metric.rows(means[:1], middle), metric, fixed)
 
 
 def _joined(new: Rows, others: Rows) -> Rows:
     return torch.cat([new[0], others[0]]), torch.cat([new[1], others[1]])
 
 
+def _at_work(meteora: Requests, seat: int, name: str) -> Block:
+    """A request with the adapter in a slot that no route leads to, alone: a choice of one."""
+    rows = {
+        group.leader.path: (
+            torch.zeros(1, group.leader.in_features, dtype=torch.float32),
+            torch.zeros(1, dtype=torch.float32),
+        )
+        for group in meteora.groups
+    }
+    return TriedGates(meteora, Classes(meteora, [name], 1, {name: seat}), rows).request()
+
+
 def _competitors(
-    meteora: Requests, kept: KeptStatistics, live: str, new: str
+    meteora: Requests, kept: KeptTexts, seat: int, new: str
 ) -> tuple[list[str], dict[str, Rows], Classes, Classes]:
     """The classes of the fit that are on the device; for each group their rows with the temperature taken out; and
-    the choice among them, and among them and `live`, from now on: others may change and unload adapters meanwhile.
+    the choice among them, and among them and `new`, from now on: others may change and unload adapters meanwhile.
     """
     while True:
         with meteora._writer:
@@ -142,14 +153,14 @@ def _competitors(
         }
         del hold
         try:
-            return names, rows, Classes(meteora, names, 1), Classes(meteora, [live, *names], 1)
+            return names, rows, Classes(meteora, names, 1), Classes(meteora, [new, *names], 1, {new: seat})
         except AdapterNotFoundError:
             there = {BASE, *(record.name for record in meteora.adapters())}
-            if there.issuperset([live, *names]):  # a confined block is around this
+            if there.issuperset(names):  # a confined block is around this
                 raise
 
 
-def _read_again(kept: KeptStatistics, names: Sequence[str]) -> list[Example]:
+def _read_again(kept: KeptTexts, names: Sequence[str]) -> list[Example]:
     """The kept texts of these classes, labelled from 1 on; one token in eight tests, the others teach."""
     again = []
     for text in kept.texts:

@@ -79,8 +79,10 @@ class GroupActivations:
         """Take what the batch's teaching and testing tokens have as input here; x is `[rows, length, in]`."""
         flat = x.detach().reshape(-1, x.shape[-1])
         teaching, own = flat[batch.teach.to(x.device)].float(), batch.token_labels[batch.teach]
-        some = batch.in_sums(self._sparse)
-        summed, whose = (teaching, own) if self._sparse == 1 else (teaching[some.to(x.device)], own[some])
+        summed, whose = teaching, own
+        if self._sparse > 1:
+            some = batch.in_sums(self._sparse)
+            summed, whose = teaching[some.to(x.device)], own[some]
         self.statistics.add(summed, whose, self._weights(summed, whose))
         if self._taught is not None and len(own):
             # About the pivot, or rounding would take what differs in the coordinates far from zero.
@@ -95,6 +97,7 @@ class GroupActivations:
         assert self._taught is not None
         pivot = self.statistics.pivot.cpu()
         rows, biases = (each.cpu() for each in start)
+        metric = Metric(metric.scales.cpu(), metric.factor.cpu())
         x = self._teaching.float()
         weights = torch.ones(len(x), dtype=torch.float32).masked_fill(self._taught.answering, ANSWERS)
         start = rows, biases + rows @ pivot

@@ -15,8 +15,11 @@ from .statistics import ClassStatistics
 FLOOR = 1e-4
 
 
-def solve(statistics: ClassStatistics, shrinkages: Sequence[float], *, where: str = "the input") -> list[Rows]:
-    """Gate rows and biases whose logits are the classes' log-posteriors up to a common term, for each shrinkage.
+def solve(
+    statistics: ClassStatistics, shrinkages: Sequence[float], *, where: str = "the input"
+) -> Iterator[tuple[Rows, Metric]]:
+    """Gate rows and biases whose logits are the classes' log-posteriors up to a common term, for each shrinkage; and
+    the metric that they were solved in, to be used before the next is asked for, which takes as much memory again.
 
     With means mu_c, their mean m, d_c = mu_c - m, and S = scatter + shrinkage · diag(scatter):
 
@@ -25,7 +28,7 @@ def solve(statistics: ClassStatistics, shrinkages: Sequence[float], *, where: st
     Taking m off changes all logits of a token alike and keeps them small. Each coordinate is shrunk by its own
     variance, so that scales cancel: a few coordinates vary thousands of times as much as the rest, and a share of
     the mean variance would wipe out what tells near twins apart.
-    Returns (W `[C, width]`, b `[C]`), float32, in the order of `shrinkages`.
+    Yields (W `[C, width]`, b `[C]`), float32, in the order of `shrinkages`.
     Source: the gate term of MeteoRA, arXiv 2405.13053, section 3.3, is a multinomial logistic regression;
     this is its generative form (Fisher 1936) on activations taken once.
 
@@ -36,13 +39,8 @@ def solve(statistics: ClassStatistics, shrinkages: Sequence[float], *, where: st
     if not (means.isfinite().all() and scatter.isfinite().all()):
         raise ValueError(f"fit_gates: an activation at {where} is infinite or NaN")
     middle = means.mean(0)
-    offsets = means - middle
-    solved = []
     for metric in metrics(scatter, shrinkages):
-        weights = metric.solve(offsets)
-        biases = -(weights * (middle + offsets / 2)).sum(1)
-        solved.append((weights.float(), biases.float()))
-    return solved
+        yield metric.rows(means, middle), metric
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,12 @@ class Metric:
     scales: Tensor
     factor: Tensor
 
-    def solve(self, offsets: Tensor) -> Tensor:
-        """`offsets · (scatter + shrinkage · diag(scatter))⁻¹`, `[C, width]`."""
-        return torch.cholesky_solve((offsets * self.scales).T, self.factor).T * self.scales
+    def rows(self, means: Tensor, middle: Tensor) -> Rows:
+        """`W = (means - middle) · (scatter + shrinkage · diag(scatter))⁻¹`, `b = -W · (middle + means) / 2`."""
+        offsets = means - middle
+        weights = torch.cholesky_solve((offsets * self.scales).T, self.factor).T * self.scales
+        biases = -(weights * (middle + offsets / 2)).sum(1)
+        return weights.float(), biases.float()
 
 
 def metrics(scatter: Tensor, shrinkages: Sequence[float]) -> Iterator[Metric]:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from meteora_rs.attached.attached import Attached
 from meteora_rs.gates.gated import Gated
+from meteora_rs.gates.kept import KeptText, KeptTexts
 from meteora_rs.routes import BASE, Auto
 from meteora_rs.serving.gating import Gating
 
@@ -18,7 +19,7 @@ from .choice import CLOSED, REFINED, Candidate, choose_gates
 from .data import Batch, Example, Text, make_examples, one_in_three
 from .general import general_texts
 from .held_out import READ, READ_TO_REFINE, HeldOut
-from .kept import KeptStatistics, KeptText, kept_texts
+from .keep import kept_texts
 from .report import FitReport, PassReport, by_kind, make_report
 from .sweeps import Gates, Lessons, Solved, by_name, mean_recall, run_pass, sweeps
 from .temperature import choose_temperature
@@ -144,7 +145,7 @@ def fit_gates(
             )
         bar.set_postfix_str("")
         meteora.set_gates(_sharpened(chosen.gates, temperature))
-        meteora.statistics = KeptStatistics(names, temperature, solved.shrinkage(), _texts_to_keep(names, examples))
+        meteora.kept_texts = KeptTexts(names, temperature, solved.shrinkage(), _texts_to_keep(names, examples))
     texts = {name: len(texts) for name, texts in data.items()}
     seconds = time.perf_counter() - start
     return make_report(names, texts, last.counts, reports, solved, chosen, temperature, losses, seconds)

@@ -17,7 +17,7 @@ from meteora_rs.sites.site import Site
 
 from .collect import GroupActivations, Taught, collect
 from .data import Batch, Example, batches
-from .discriminant import metrics, solve
+from .discriminant import solve
 from .statistics import ClassStatistics
 
 Gates = dict[str, dict[str, tuple[Tensor, float]]]
@@ -127,13 +127,14 @@ def run_pass(
         lambda: torch.zeros(len(shrinkages), len(lessons.names), len(lessons.names), dtype=torch.int64)
     )
     refined: dict[str, Tensor] = {}
+    begins = REFINED if REFINED in shrinkages else shrinkages[0]
     for group in swept(meteora, lessons, routing, memory_budget, done, judges, refine):
+        solved.rows[group.path] = []
         candidates = solve(group.statistics, shrinkages, where=group.path)
-        if refine:
-            at = shrinkages.index(REFINED) if REFINED in shrinkages else 0
-            (metric,) = metrics(group.statistics.scatter().cpu(), [shrinkages[at]])
-            solved.refined[group.path] = group.refined(candidates[at], metric)
-        solved.rows[group.path] = [(rows.cpu(), biases.cpu()) for rows, biases in candidates]
+        for shrinkage, (rows, metric) in zip(shrinkages, candidates, strict=True):
+            solved.rows[group.path].append((rows[0].cpu(), rows[1].cpu()))
+            if refine and shrinkage == begins:
+                solved.refined[group.path] = group.refined(rows, metric)
         x, labels = group.kept_back()
         for index, each in enumerate(solved.rows[group.path]):
             confusions[group.kind][index] += confusion(each, x, labels)

@@ -97,7 +97,7 @@ def train_gates(
     )  # fmt: skip
     meteora.set_gates({**({} if BASE in data else {BASE: None}), **gates.rows()})
     if rows is None:
-        meteora.statistics = None  # of rows on another scale, which are gone
+        meteora.kept_texts = None  # of rows on another scale, which are gone
     seconds = time.perf_counter() - begun
     return TrainReport(names, texts, "cold" if rows is None else "rows", top_k, beta, done, seconds, curve)
 

@@ -10,45 +10,29 @@ import torch
 from meteora_rs import BASE
 from meteora_rs.errors import AdapterFormatError
 from meteora_rs.files.tensor_file import save_tensors
-from meteora_rs.gates.fit.data import Example
-from meteora_rs.gates.fit.kept import TOKENS, KeptStatistics, KeptText, kept_texts
+from meteora_rs.gates.kept import KeptText, KeptTexts
 from safetensors import safe_open
 
 GROUPS = ["q_proj", "o_proj"]
 
 
-def example(length: int, held_out: bool) -> Example:
-    return Example(7, tuple(range(length)), length // 2, (), (), held_out)
-
-
-def kept() -> KeptStatistics:
+def kept() -> KeptTexts:
     texts = [KeptText(0, (1, 2, 3), 0), KeptText(1, (4, 5), 1), KeptText(1, (6, 7, 8), 3)]
-    return KeptStatistics(["math", BASE], 0.5, {"q_proj": 0.01, "o_proj": 0.1}, texts)
-
-
-def test_texts_that_never_taught_come_first_and_the_shortest_of_them() -> None:
-    examples = [example(10, False), example(TOKENS // 2, True), example(TOKENS // 4, True), example(TOKENS, True)]
-    assert [len(text.ids) for text in kept_texts(examples, 3, "math")] == [TOKENS // 4, TOKENS // 2]
-    assert [len(text.ids) for text in kept_texts(examples, 3, BASE)] == [TOKENS // 4, TOKENS // 2, TOKENS, 10]
-    assert kept_texts(examples[:1], 3, "math") == [KeptText(3, tuple(range(10)), 5)]
-
-
-def test_one_text_is_kept_however_long() -> None:
-    assert len(kept_texts([example(TOKENS + 1, False)], 0, "math")) == 1
+    return KeptTexts(["math", BASE], 0.5, {"q_proj": 0.01, "o_proj": 0.1}, texts)
 
 
 def test_a_class_more_and_one_in_anothers_place() -> None:
-    more = kept().with_class("law", [example(4, True)])
+    more = kept().with_class("law", [KeptText(0, (0, 1, 2, 3), 2)])
     assert more.names == ["math", BASE, "law"]
     assert more.texts == [*kept().texts, KeptText(2, (0, 1, 2, 3), 2)]
-    other = kept().with_class("math", [example(4, True)])
+    other = kept().with_class("math", [KeptText(9, (0, 1, 2, 3), 2)])
     assert other.names == ["math", BASE]
     assert other.texts == [*kept().texts[1:], KeptText(0, (0, 1, 2, 3), 2)]
 
 
 def test_a_file_keeps_all_of_it(tmp_path: Path) -> None:
     kept().save(tmp_path / "kept")
-    assert KeptStatistics.load(tmp_path / "kept", GROUPS, 9) == kept()
+    assert KeptTexts.load(tmp_path / "kept", GROUPS, 9) == kept()
 
 
 @pytest.mark.parametrize(
@@ -58,7 +42,7 @@ def test_a_file_keeps_all_of_it(tmp_path: Path) -> None:
 def test_another_models_are_refused(tmp_path: Path, groups: list[str], vocabulary: int, message: str) -> None:
     kept().save(tmp_path / "kept")
     with pytest.raises(AdapterFormatError, match=message):
-        KeptStatistics.load(tmp_path / "kept", groups, vocabulary)
+        KeptTexts.load(tmp_path / "kept", groups, vocabulary)
 
 
 @pytest.mark.parametrize(
@@ -105,14 +89,14 @@ def test_a_damaged_file_is_refused_by_its_name(tmp_path: Path, key: str, value: 
         tensors[key] = torch.tensor(value)
     save_tensors(tensors, tmp_path / "bad", metadata)
     with pytest.raises(AdapterFormatError, match=message) as raised:
-        KeptStatistics.load(tmp_path / "bad", GROUPS, 9)
+        KeptTexts.load(tmp_path / "bad", GROUPS, 9)
     assert str(tmp_path / "bad") in str(raised.value)
 
 
 def test_another_versions_is_left_out_with_a_warning(tmp_path: Path) -> None:
     save_tensors({"means": torch.zeros(1)}, tmp_path / "old", {"statistics_format": "1"})
     with pytest.warns(UserWarning, match="another fit_gates"):
-        assert KeptStatistics.load(tmp_path / "old", GROUPS, 9) is None
+        assert KeptTexts.load(tmp_path / "old", GROUPS, 9) is None
 
 
 def test_a_class_leaves_with_its_texts() -> None:
@@ -125,4 +109,4 @@ def test_a_class_leaves_with_its_texts() -> None:
 def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"nonsense")
     with pytest.raises(AdapterFormatError, match="bad"):
-        KeptStatistics.load(tmp_path / "bad", GROUPS, 9)
+        KeptTexts.load(tmp_path / "bad", GROUPS, 9)

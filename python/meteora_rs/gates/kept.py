@@ -15,16 +15,6 @@ from safetensors import SafetensorError, safe_open
 
 from meteora_rs.errors import AdapterFormatError
 from meteora_rs.files.tensor_file import save_tensors
-from meteora_rs.routes import BASE
-
-from .data import Example
-
-TOKENS, BASE_TOKENS = 512, 3072
-"""Of the texts that are kept of an adapter, and of the base, which is all sorts of text.
-
-With half as many of the base's a new row took more of text that belongs to nobody. Token ids, not activations: those
-would be a thousand times the bytes, and of gates that others have since joined.
-"""
 
 FORMAT = "2"
 KEYS = "ids", "lengths", "responses", "labels"
@@ -43,7 +33,7 @@ class KeptText:
 
 
 @dataclass(frozen=True)
-class KeptStatistics:
+class KeptTexts:
     """The classes of a fit, in the order of their labels, with some texts of each, and what the rows in force are.
 
     shrinkage: by input group; temperature: that the fit folded into its rows.
@@ -54,14 +44,14 @@ class KeptStatistics:
     shrinkage: dict[str, float]
     texts: list[KeptText] = field(repr=False)
 
-    def with_class(self, name: str, examples: Sequence[Example]) -> KeptStatistics:
-        """With one class more, or another in its place."""
+    def with_class(self, name: str, texts: Sequence[KeptText]) -> KeptTexts:
+        """With one class more, or another in its place, whatever the label of its texts."""
         names = self.names if name in self.names else [*self.names, name]
         label = names.index(name)
         others = [text for text in self.texts if text.label != label]
-        return replace(self, names=names, texts=others + kept_texts(examples, label, name))
+        return replace(self, names=names, texts=others + [replace(text, label=label) for text in texts])
 
-    def without_class(self, name: str) -> KeptStatistics:
+    def without_class(self, name: str) -> KeptTexts:
         """With nothing of a class that has left."""
         if name not in self.names:
             return self
@@ -69,7 +59,7 @@ class KeptStatistics:
         texts = [replace(each, label=each.label - (each.label > gone)) for each in self.texts if each.label != gone]
         return replace(self, names=[each for each in self.names if each != name], texts=texts)
 
-    def is_of_the_same_fit(self, other: KeptStatistics) -> bool:
+    def is_of_the_same_fit(self, other: KeptTexts) -> bool:
         """Whether the rows that both are about are of one fit, whoever has come or gone since."""
         return self.shrinkage is other.shrinkage
 
@@ -90,7 +80,7 @@ class KeptStatistics:
         save_tensors(tensors, path, metadata=metadata)
 
     @staticmethod
-    def load(path: Path, groups: Sequence[str], vocabulary: int) -> KeptStatistics | None:
+    def load(path: Path, groups: Sequence[str], vocabulary: int) -> KeptTexts | None:
         """Read what `save` wrote, for a model with these input groups and so many tokens; None: of another format.
 
         Warns:
@@ -105,7 +95,7 @@ class KeptStatistics:
                 metadata = file.metadata() or {}
                 if (found := metadata.get("statistics_format", FORMAT)) != FORMAT:
                     warnings.warn(
-                        f"the statistics of a fit are in format {found!r}, and this version reads {FORMAT}: adapters "
+                        f"the texts of a fit are in format {found!r}, and this version reads {FORMAT}: adapters "
                         f"that come with examples need another fit_gates() (file: {path})",
                         UserWarning,
                         stacklevel=2,
@@ -116,7 +106,7 @@ class KeptStatistics:
             ends = [0, *accumulate(lengths)]
             if min(lengths, default=0) < 0 or ends[-1] != len(ids) or not all(0 <= each < vocabulary for each in ids):
                 raise ValueError("tensor ids: other than its lengths, or a token that the model has not")
-            kept = KeptStatistics(
+            kept = KeptTexts(
                 [str(name) for name in about["names"]],
                 float(about["temperature"]),
                 {str(group): float(value) for group, value in about["shrinkage"].items()},
@@ -128,9 +118,7 @@ class KeptStatistics:
             kept._check(set(groups))
             return kept
         except BROKEN as error:
-            raise AdapterFormatError(
-                f"no statistics of a fit: {type(error).__name__}: {error} (file: {path})"
-            ) from error
+            raise AdapterFormatError(f"no texts of a fit: {type(error).__name__}: {error} (file: {path})") from error
 
     def _check(self, groups: set[str]) -> None:
         scales = [self.temperature, *self.shrinkage.values()]
@@ -150,15 +138,3 @@ def _numbers(tensor: torch.Tensor, key: str) -> list[int]:
         raise ValueError(f"tensor {key}: {tensor.dtype} of shape {tuple(tensor.shape)}, not a list of int64")
     numbers: list[int] = tensor.tolist()
     return numbers
-
-
-def kept_texts(examples: Sequence[Example], label: int, name: str) -> list[KeptText]:
-    """Of a class's examples those to keep, one at least: first what never taught, and of that the shortest."""
-    most = BASE_TOKENS if name == BASE else TOKENS
-    taken: list[KeptText] = []
-    for example in sorted(examples, key=lambda each: (not each.held_out, len(each.ids))):
-        most -= len(example.ids)
-        if taken and most < 0:
-            break
-        taken.append(KeptText(label, example.ids, example.response))
-    return taken
