@@ -6,7 +6,8 @@ from pathlib import Path
 
 import meteora_rs
 import pytest
-from meteora_rs.cli import main
+from meteora_rs import MeteoraConfig
+from meteora_rs.cli import loading, main
 from tiny_text import save_adapter, save_model
 from transformers import AutoModelForCausalLM
 
@@ -65,6 +66,38 @@ def test_generate_names_what_is_missing(made: Path, capsys: pytest.CaptureFixtur
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert '"sql"' in err and "law, math" in err
+
+
+@pytest.mark.parametrize("prompts", [[""], [PROMPT, ""]])
+def test_an_empty_prompt_is_named(made: Path, capsys: pytest.CaptureFixture[str], prompts: list[str]) -> None:
+    assert run("generate", *prompts, "--model", made / "model", "--adapters", made / "examples/bundle") == 2
+    assert "a prompt is empty" in capsys.readouterr().err
+
+
+def test_pools_are_as_large_as_the_adapters_need(made: Path, tmp_path: Path) -> None:
+    model = made / "model"
+    config = MeteoraConfig()
+    large = save_adapter(tmp_path / "large", model, 2, rank=config.pool_rank + 1)
+    many = [f"a{number}={made / 'adapters/math'}" for number in range(config.max_adapters + 1)]
+    adapters = [each for path in (large, *many) for each in ("--adapter", path)]
+    common = (PROMPT, "--model", model, "--max-new-tokens", 1)
+    assert run("generate", *common, *adapters) == 0
+
+
+def test_a_full_bundle_has_room_for_named_adapters(made: Path, tmp_path: Path) -> None:
+    model = loading.load_model(str(made / "model"))[0]
+    meteora = meteora_rs.attach(model, MeteoraConfig(max_adapters=1, pool_rank=8))
+    meteora.load_adapter(made / "adapters/math", adapter_name="math")
+    meteora.save_pretrained(tmp_path / "full")
+    meteora.detach()
+    names = [f"all={made / 'adapters/law'}"]
+    assert [each.name for each in loading.attach(model, [str(tmp_path / "full")], names).adapters()] == ["math", "all"]
+
+
+def test_a_bundle_comes_alone(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapters = ("--adapter", made / "adapters/math", "--adapter", made / "examples/bundle")
+    assert run("generate", PROMPT, "--model", made / "model", *adapters) == 2
+    assert "is a bundle, which is loaded alone" in capsys.readouterr().err
 
 
 def test_inspect(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -159,3 +159,16 @@ def test_only_may_not_name_an_adapter_without_a_gate(loaded: Meteora) -> None:
     loaded.load_adapter(adapter(loaded.model, seed=7), "named", gate="none")
     with pytest.raises(RouteError, match='"named" has no gate'), loaded.routing(Auto(only=["named"])):
         pass
+
+
+def test_a_part_of_the_tokens_is_refused_where_rows_have_routes_of_their_own() -> None:
+    model = tiny_model()
+    meteora = meteora_rs.attach(model, MeteoraConfig(max_adapters=1, pool_rank=8))
+    meteora.load_adapter(adapter(model, 4), "math")
+    expert, inputs = model.model.layers[0].mlp, torch.randn(7, 64)
+    with torch.no_grad(), meteora.routing("math"):
+        expert(inputs)
+    refused = pytest.raises(RouteError, match=r"no whole number of tokens .* one route for all rows")
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients), meteora.routing(["math", "__base__"]), refused:
+            expert(inputs)

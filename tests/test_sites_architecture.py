@@ -15,6 +15,8 @@ from transformers import (
     BartConfig,
     BartForConditionalGeneration,
     CLIPVisionConfig,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -74,6 +76,17 @@ def test_an_encoder_has_no_site() -> None:
     )  # fmt: skip
     found = paths(BartForConditionalGeneration(config))
     assert found and all(path.startswith("model.decoder.layers.0.") for path in found)
+
+
+def test_a_router_that_returns_more_than_a_tensor_has_no_site() -> None:
+    config = Llama4TextConfig(**SIZES, head_dim=16, intermediate_size_mlp=24, num_local_experts=2, moe_layers=[1])
+    torch.manual_seed(0)
+    model = Llama4ForCausalLM(config).eval()
+    with torch.no_grad():
+        before = model(prompt(1, 9)).logits
+        meteora = attach(model, MeteoraConfig(max_adapters=1, pool_rank=8))
+        assert not any(site.path.endswith("router") for site in meteora.sites)
+        assert equal(model(prompt(1, 9)).logits, before)
 
 
 def test_the_inner_model_is_its_own_decoder() -> None:

@@ -29,6 +29,6 @@ def save_model(folder: Path, words: str = WORDS) -> Path:
     return folder
 
 
-def save_adapter(folder: Path, model: Path, seed: int) -> Path:
+def save_adapter(folder: Path, model: Path, seed: int, rank: int = 4) -> Path:
     """A random adapter for the model in `model`."""
-    return write(adapter(AutoModelForCausalLM.from_pretrained(model), 4, seed=seed), folder)
+    return write(adapter(AutoModelForCausalLM.from_pretrained(model), rank, seed=seed), folder)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from meteora_rs import _native, ops
-from meteora_rs.errors import MeteoraError
+from meteora_rs.errors import MeteoraError, RouteError
 from meteora_rs.routing.graph_routes import GraphRoutes
 from meteora_rs.routing.plan import Plan, held
 from meteora_rs.sites.site import Site
@@ -52,6 +52,8 @@ class RoutedSite(Site):
         # The kernels go by these: as many tokens of each. Leading shapes agree, so base's last dimension does as well.
         if x.shape[-1] != self.in_features or x.numel() * self.out_features != base.numel() * self.in_features:
             self._refuse_shapes(base, x)
+        if plan.listed > 1 and x.numel() // self.in_features % plan.listed:
+            self._refuse_tokens(x, plan.listed)
         if (
             base.get_device() != self.place
             or not base.is_contiguous()
@@ -85,6 +87,13 @@ class RoutedSite(Site):
         raise MeteoraError(
             f"{self.path}: attached with {self.in_features} → {self.out_features} features, called with "
             f"{list(x.shape)} → {list(base.shape)}: its weight was replaced, attach anew"
+        )
+
+    def _refuse_tokens(self, x: Tensor, rows: int) -> NoReturn:
+        """Tokens are told by their place in whole rows: of a part of them, some would get another row's adapters."""
+        raise RouteError(
+            f"{self.path}: called with {list(x.shape)}, no whole number of tokens for each of {rows} routes: the "
+            "model sorts tokens by other than their rows here (experts, say); give one route for all rows"
         )
 
     def _eager(self, base: Tensor, x: Tensor, plan: Plan) -> None:

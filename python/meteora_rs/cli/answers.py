@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import meteora_rs
 from meteora_rs.cli.colour import Palette
 from meteora_rs.cli.loading import Model, Tokenizer
+from meteora_rs.errors import MeteoraError
 from meteora_rs.routes import BASE, Route
 from meteora_rs.texts.pieces import decode_pieces
 
@@ -47,9 +48,12 @@ class Speaker:
         """Answer `prompts` greedily in one batch under `routes`, and trace who served each token.
 
         Raises:
+            MeteoraError: a prompt has no token.
             AdapterNotFoundError, RouteError: as `Meteora.routing`.
         """
         inputs = self.tokenizer(list(prompts), return_tensors="pt", padding=True)
+        if not all(inputs["attention_mask"].any(dim=1)):
+            raise MeteoraError("a prompt is empty: this model's tokenizer makes no token of it, so nothing can follow")
         length = inputs["input_ids"].shape[1]
         with self.meteora.routing(routes), self.meteora.trace() as trace:
             output = self.model.generate(

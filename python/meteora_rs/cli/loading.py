@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import meteora_rs
-from meteora_rs.bundles.manifest import MANIFEST
-from meteora_rs.errors import MeteoraError
+from meteora_rs.attach import element_size
+from meteora_rs.bundles.manifest import MANIFEST, read_manifest
+from meteora_rs.config import LARGEST_POOL
+from meteora_rs.errors import CapacityError, MeteoraError
 from meteora_rs.samples import smollm2_path
 
 Model: TypeAlias = Any
@@ -67,17 +70,39 @@ def is_bundle(path: str | Path) -> bool:
     return (Path(path) / MANIFEST).is_file()
 
 
-def attach(model: Model, adapters: Sequence[str]) -> meteora_rs.Meteora:
-    """Attach to `model` and load one bundle, or PEFT adapters with arrow gates.
+def attach(model: Model, adapters: Sequence[str], named: Sequence[str] = ()) -> meteora_rs.Meteora:
+    """Attach to `model` and load one bundle, or PEFT adapters with arrow gates, in pools as large as they need.
+
+    Args:
+        adapters: as `--adapter` takes them.
+        named: PEFT adapters that gates never choose.
 
     Raises:
+        MeteoraError: a bundle among several adapters.
         MeteoraError, OSError: as `attach_pretrained` and `load_adapter`.
     """
-    if len(adapters) == 1 and is_bundle(adapters[0]):
-        return meteora_rs.attach_pretrained(model, adapters[0])
-    slots = max(meteora_rs.MeteoraConfig().max_adapters, len(adapters))
-    meteora = meteora_rs.attach(model, meteora_rs.MeteoraConfig(max_adapters=slots))
-    for item in adapters:
-        name, path = split_name(item)
-        meteora.load_adapter(path, adapter_name=name)
-    return meteora
+    bundle = next((path for path in adapters if is_bundle(path)), None)
+    if bundle is not None and len(adapters) > 1:
+        raise MeteoraError(f"{bundle} is a bundle, which is loaded alone; name its adapters by their own folders")
+    config = meteora_rs.MeteoraConfig() if bundle is None else read_manifest(bundle).config_for(element_size(model))
+    alone = adapters if bundle is None else ()
+    config = replace(config, max_adapters=max(config.max_adapters, len(alone)) + len(named))
+    while True:
+        meteora = meteora_rs.attach_pretrained(model, bundle, config) if bundle else meteora_rs.attach(model, config)
+        try:
+            for item in alone:
+                _load(meteora, item, "arrow")
+            for item in named:
+                _load(meteora, item, "none")
+            return meteora
+        except CapacityError:
+            meteora.detach()
+            if config.pool_rank == LARGEST_POOL:
+                raise
+        # How many rank rows an adapter takes is known when it has been read.
+        config = replace(config, pool_rank=min(2 * config.pool_rank, LARGEST_POOL))
+
+
+def _load(meteora: meteora_rs.Meteora, item: str, gate: str) -> None:
+    name, path = split_name(item)
+    meteora.load_adapter(path, adapter_name=name, gate=gate)

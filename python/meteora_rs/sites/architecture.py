@@ -32,7 +32,7 @@ def find_sites(model: nn.Module) -> list[SiteInfo]:
     """The adapted linears of `model` in module order: every `nn.Linear` inside a layer of its text decoder.
 
     The decoder is what transformers' `get_decoder()` says; towers for other modalities are left out by name as well,
-    as that look-up is a best effort.
+    as that look-up is a best effort. So are routers of experts and other linears of the model's own making.
 
     Raises:
         MeteoraError: the model has none, or is wrapped by PEFT.
@@ -48,7 +48,7 @@ def find_sites(model: nn.Module) -> list[SiteInfo]:
         if not path.startswith(decoder) or OTHER_MODALITIES.search(path):
             continue
         layer = DECODER_LAYER.search(path)
-        if layer and isinstance(module, nn.Linear):
+        if layer and isinstance(module, nn.Linear) and not _own_making(module, model.get_submodule(_parent(path))):
             linears[path] = int(layer[1])
     if not linears:
         raise MeteoraError(
@@ -63,6 +63,17 @@ def _decoder_path(model: nn.Module) -> str:
     decoder = get_decoder() if callable(get_decoder) else model
     path = next((path for path, module in model.named_modules() if module is decoder), "")
     return f"{path}." if path else ""
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _own_making(linear: nn.Linear, parent: nn.Module) -> bool:
+    """Whether the code of the layer has a forward of its own for this linear: such a one may return anything, as
+    Llama 4's router does, or read its weight in another way. Quantized linears come from elsewhere."""
+    kind = type(linear)
+    return kind.forward is not nn.Linear.forward and kind.__module__ == type(parent).__module__
 
 
 def _leader(path: str, linears: dict[str, int]) -> str:

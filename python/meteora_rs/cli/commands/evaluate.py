@@ -70,10 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if unknown := sorted(set(task_tokens) - {task.name for task in tasks}):
         raise MeteoraError(f"--max-new-tokens {unknown[0]}=…: no such task in this evaluation")
     model, tokenizer = loading.load_model(args.model)
-    meteora = loading.attach(model, args.adapters)
-    for item in args.named:
-        name, path = loading.split_name(item)
-        meteora.load_adapter(path, adapter_name=name, gate="none")
+    meteora = loading.attach(model, args.adapters, args.named)
     report = evaluate(
         meteora,
         tasks,

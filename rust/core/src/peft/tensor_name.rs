@@ -41,6 +41,12 @@ pub(crate) fn parse<'a>(key: &'a str, context: &Context) -> Result<(&'a str, Hal
             "target_modules",
             "the file adapts an embedding; only linear modules can be adapted",
         )
+    } else if has("base_layer") {
+        // PEFT writes the whole layer beside the pair where embeddings or the head are targets.
+        (
+            "target_modules",
+            "the file adapts an embedding or the head; only linear modules of decoder layers can be adapted",
+        )
     } else if rest.ends_with(".bias") && has("lora_B") {
         ("lora_bias", "the file holds a bias of lora_B")
     } else if rest.ends_with(".bias") {
@@ -105,6 +111,7 @@ mod tests {
                 "target_modules",
             ),
             ("base_model.model.lm_head.weight", "save_embedding_layers"),
+            ("base_model.model.lm_head.base_layer.weight", "target_modules"),
         ];
         for (key, expected) in cases {
             let message = parse(key, &context).unwrap_err().to_string();
