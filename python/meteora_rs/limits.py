@@ -33,6 +33,15 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            most = 127 if field.name == "max_json_depth" else 1 << 62
+            most = _most(field.name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
                 raise ValueError(f"{field.name} must be an integer from 1 to {most}, not {value!r}")
+
+
+def _most(field: str) -> int:
+    """The largest value of a field: JSON parsers go no deeper."""
+    return 127 if field == "max_json_depth" else 1 << 62
+
+
+LARGEST = Limits(**{field.name: _most(field.name) for field in fields(Limits)})
+"""For what is no stranger's."""

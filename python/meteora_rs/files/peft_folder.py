@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,11 +17,9 @@ from torch import Tensor
 from meteora_rs import _native
 from meteora_rs.files.source import parse
 from meteora_rs.files.tensor_file import save_tensors
-from meteora_rs.limits import Limits
+from meteora_rs.limits import LARGEST
 from meteora_rs.ops.layout import TableEntry, slot_rows
 from meteora_rs.sites.site import Site
-
-NONE = Limits(**{field.name: 127 if field.name == "max_json_depth" else 1 << 62 for field in fields(Limits)})
 
 Value = TypeVar("Value")
 
@@ -87,7 +85,7 @@ def parse_own(sites: Sequence[Site], modules: Iterable[Module], name: str) -> _n
     """
     shapes = [(site.path, site.in_features, site.out_features, 0) for site in sites]
     config, tensors = peft_parts(modules)
-    return parse(_native.Registry(1, 8, 4, shapes, asdict(NONE)), {"config": config, "tensors": tensors}, name)
+    return parse(_native.Registry(1, 8, 4, shapes, asdict(LARGEST)), {"config": config, "tensors": tensors}, name)
 
 
 def _config(ranks: dict[str, int], alphas: dict[str, float], paths: Sequence[str]) -> dict[str, Any]:
